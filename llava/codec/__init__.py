@@ -1,0 +1,1 @@
+"""Mask to text and back: numpy only."""

@@ -1,0 +1,1 @@
+"""Dataset files to samples to conversation records."""

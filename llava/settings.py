@@ -1,0 +1,95 @@
+"""What a checkpoint is: the content of its `segmentation.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llava.constants import SEGMENTATION_FILE
+from llava.files import write_text_atomic
+
+SYSTEMS = ("text4seg",)
+CODECS = ("rrle", "full", "irle")
+UPSAMPLING = ("bilinear", "nearest")
+CELL_POLICIES = ("centre", "keep_small")
+INTERPOLATIONS = ("bicubic", "bilinear")
+
+
+@dataclass(frozen=True)
+class SegmentationSettings:
+    """Everything that training and inference must agree on. Never guessed from a path.
+
+    Attributes:
+        system: which published system the weights belong to, one of `SYSTEMS`.
+        codec: text form of a mask, one of `CODECS`.
+        grid_hw: rows and columns of the label grid.
+        image_side: side in pixels of the square that every image is squashed to.
+        interpolation: how it is squashed, one of `INTERPOLATIONS`.
+        prompt: name of the conversation template, a key of `llava.data.prompt.PROMPTS`.
+        cell_policy: how a mask becomes cells, one of `CELL_POLICIES`.
+        upsample: how cells become a mask, one of `UPSAMPLING`.
+        training: command, seed and further facts of the training run, for people.
+        scores: measured scores with the command that measured them, for people.
+    """
+
+    system: str = "text4seg"
+    codec: str = "rrle"
+    grid_hw: tuple[int, int] = (16, 16)
+    image_side: int = 336
+    interpolation: str = "bicubic"
+    prompt: str = "text4seg_v1"
+    cell_policy: str = "centre"
+    upsample: str = "bilinear"
+    training: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check every field and report all problems at once."""
+        problems = [
+            f"{name} {value!r}: known are {', '.join(known)}"
+            for name, value, known in (
+                ("system", self.system, SYSTEMS),
+                ("codec", self.codec, CODECS),
+                ("cell_policy", self.cell_policy, CELL_POLICIES),
+                ("upsample", self.upsample, UPSAMPLING),
+                ("interpolation", self.interpolation, INTERPOLATIONS),
+            )
+            if value not in known
+        ]
+        object.__setattr__(self, "grid_hw", tuple(int(side) for side in self.grid_hw))
+        if len(self.grid_hw) != 2 or min(self.grid_hw) < 1:
+            problems.append(f"grid_hw {self.grid_hw}: two sides, both at least 1")
+        if self.image_side < 1:
+            problems.append(f"image_side {self.image_side}: at least 1 pixel")
+        if problems:
+            raise ValueError("segmentation settings: " + "; ".join(problems))
+
+    def save(self, folder: Path) -> None:
+        """Write `segmentation.json` into a checkpoint folder, whole or not at all."""
+        write_text_atomic(folder / SEGMENTATION_FILE, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> SegmentationSettings:
+        """Settings of a checkpoint folder.
+
+        Raises:
+            FileNotFoundError: the folder or its `segmentation.json` is missing.
+            ValueError: the file is no JSON object, or has unknown or wrong fields.
+        """
+        path = Path(folder) / SEGMENTATION_FILE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} not found - it says which system, codec, grid and prompt a checkpoint was trained with. "
+                "scripts/v1_5/finetune_lora.sh writes it; for weights from elsewhere write one by hand "
+                "(fields: see llava/settings.py)"
+            )
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not valid JSON ({error}); restore it from the training output") from error
+        known = set(cls.__dataclass_fields__)
+        if not isinstance(fields, dict) or not set(fields) <= known:
+            raise ValueError(f"{path}: unknown fields {sorted(set(fields) - known)}; known are {sorted(known)}")
+        return cls(**fields)

@@ -1,0 +1,104 @@
+"""The records that travel between data, model and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
+Rle = dict[str, Any]
+"""Compressed COCO run-length mask: {"size": [height, width] in pixels, "counts": str}."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One referring expression of one image, with its true mask.
+
+    Attributes:
+        id: unique in its dataset, stable over runs: "refcoco|unc|val|<ref_id>|<sent_id>".
+        image_path: the image file.
+        image_id: id of the image in `instances.json`.
+        size_hw: height and width of the image in pixels.
+        expression: the referring expression as the dataset gives it.
+        mask: union of all targets as COCO RLE of `size_hw`; all zeros when `no_target`.
+        no_target: true when the expression describes nothing in the image.
+        boxes_xyxy: annotated box of each target in pixels, (x0, y0, x1, y1).
+        group: name of the expression's kind where the dataset knows it ("colour", "ordinal", …), else "".
+    """
+
+    id: str
+    image_path: Path
+    image_id: int
+    size_hw: tuple[int, int]
+    expression: str
+    mask: Rle
+    no_target: bool = False
+    boxes_xyxy: tuple[tuple[float, float, float, float], ...] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Query:
+    """One thing asked of a system.
+
+    Attributes:
+        frames: one image, or the frames of a clip, all of one size.
+        targets: what is asked for, in answer order.
+        question: whole question text; None lets the system word it from its own fixed prompt.
+    """
+
+    frames: Sequence[Image.Image]
+    targets: Sequence[str]
+    question: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is an image, a target, and one size."""
+        if not self.frames or not self.targets:
+            raise ValueError("a query needs at least one frame and one target")
+        if any(not target.strip() for target in self.targets):
+            raise ValueError("a query target is empty; name what to segment, for example 'the red car'")
+        if len({frame.size for frame in self.frames}) > 1:
+            raise ValueError(f"frames differ in size: {sorted({frame.size for frame in self.frames})}")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a system said, as masks at the size of the input.
+
+    Attributes:
+        masks: bool (targets, frames, height, width), pixels of the input.
+        absent: bool (targets,); true where the answer says that the target is not there.
+        text: raw answer, "" when the system writes none; answers to several prompts joined by newlines.
+        faults: what was wrong with the answer, in words; empty means it parsed cleanly.
+        mode: "generated" by the model alone, or "forced" along a given answer.
+        labels: pixel count of each label that the answer names, background left out.
+    """
+
+    masks: BoolArray
+    absent: BoolArray
+    text: str
+    faults: tuple[str, ...] = ()
+    mode: Literal["generated", "forced"] = "generated"
+    labels: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check shapes and dtypes."""
+        if self.masks.ndim != 4 or self.masks.dtype != np.bool_:
+            raise ValueError(f"masks must be bool (targets, frames, H, W), got {self.masks.dtype} {self.masks.shape}")
+        if self.absent.shape != (self.masks.shape[0],):
+            raise ValueError(f"absent has shape {self.absent.shape}, needed ({self.masks.shape[0]},)")
+
+
+class Segmenter(Protocol):
+    """A system that answers queries. Takes a batch, because batching belongs to the system."""
+
+    def segment(self, queries: Sequence[Query]) -> list[Prediction]:
+        """One prediction for each query, in order."""
+        ...
