@@ -69,3 +69,7 @@ def test_a_template_without_placeholder_is_refused():
 
 def test_normalising_lowers_case_and_strips():
     assert normalise_expression("  Lady W Back\n") == "lady w back"
+
+
+def test_normalising_takes_out_our_own_tags():
+    assert normalise_expression("sign <IMAGE> <seg>dog</seg>") == "sign   dog"

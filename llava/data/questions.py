@@ -6,6 +6,10 @@ checkpoints were trained on them. The other entries are our own words.
 
 from __future__ import annotations
 
+import re
+
+from llava.constants import IMAGE_TOKEN, SEG_CLOSE, SEG_OPEN
+
 PLACEHOLDER = "[class_name]"
 """Where a template takes the referring expression (Text4Seg)."""
 
@@ -36,18 +40,20 @@ EVAL_QUESTION = QUESTION_PARTIAL[0]
 """The one fixed question of evaluation and inference, so that a score does not depend on a draw."""
 
 _ARTICLE = "the "
+_TAGS = re.compile("|".join((IMAGE_TOKEN, SEG_OPEN, SEG_CLOSE)))
 
 
 def normalise_expression(text: str) -> str:
-    """Expression as the model reads it: lower case, no space at either end.
+    """Expression as the model reads it: lower case, no space at either end, no tag of ours inside.
 
-    Training records and evaluation both pass through here, so that they cannot differ.
+    Training records and evaluation both pass through here, so that they cannot differ. A tag (`<image>`,
+    `<seg>`, `</seg>`) inside an expression would be read as a place of an image or a mask; it becomes a space.
 
     Example:
         >>> normalise_expression(" The Left dog ")
         'the left dog'
     """
-    return text.strip().lower()
+    return _TAGS.sub(" ", text.lower()).strip()
 
 
 def fill(template: str, class_name: str) -> str:
