@@ -40,14 +40,15 @@ EVAL_QUESTION = QUESTION_PARTIAL[0]
 """The one fixed question of evaluation and inference, so that a score does not depend on a draw."""
 
 _ARTICLE = "the "
-_TAGS = re.compile("|".join((IMAGE_TOKEN, SEG_OPEN, SEG_CLOSE)))
+_TAGS = re.compile(rf"(?:\s*(?:{IMAGE_TOKEN}|{SEG_OPEN}|{SEG_CLOSE})\s*)+")
 
 
 def normalise_expression(text: str) -> str:
     """Expression as the model reads it: lower case, no space at either end, no tag of ours inside.
 
     Training records and evaluation both pass through here, so that they cannot differ. A tag (`<image>`,
-    `<seg>`, `</seg>`) inside an expression would be read as a place of an image or a mask; it becomes a space.
+    `<seg>`, `</seg>`) inside an expression would be read as the place of an image or a mask; it becomes a
+    space.
 
     Example:
         >>> normalise_expression(" The Left dog ")
