@@ -1,8 +1,9 @@
-r"""Conversation records of the LLaVA ecosystem: check, read, write.
+"""Conversation records of the LLaVA ecosystem: check, read, write.
 
-A record is a JSON object with `id`, `conversations` (turns {"from": "human" | "gpt", "value": text}, in turn) and,
-where there is an image, its path under the image folder as `image`. Records that teach a mask also carry `height`
-and `width`: the sides of the label GRID in cells, not of the image in pixels (Text4Seg, arXiv 2410.09855).
+A record is a JSON object with `id`, `conversations` (turns {"from": "human" | "gpt", "value": text}, in turn)
+and, where there is an image, its path under the image folder as `image`. Records that teach a mask also carry
+`height` and `width`: the sides of the label GRID in cells, not of the image in pixels (Text4Seg,
+arXiv 2410.09855).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from llava.constants import IMAGE_TOKEN
 from llava.files import atomic_path
 
 Record = dict[str, Any]
+
+WRITE_AGAIN = "it is cut or damaged, write it again"
 
 SPEAKERS = ("human", "gpt")
 """Who speaks in even and in odd turns."""
@@ -50,7 +53,7 @@ def _field_problems(record: Record) -> Iterator[str]:
         yield f"image {image!r} must be a path under the image folder; leave it out where there is none"
     sides = [record.get("height"), record.get("width")]
     if sides != [None, None] and not all(type(side) is int and side >= 1 for side in sides):
-        yield f"height {sides[0]!r} and width {sides[1]!r} must both be grid sides of at least 1, or both be left out"
+        yield f"height {sides[0]!r} and width {sides[1]!r}: both grid sides of at least 1, or neither"
 
 
 def _turn_problems(turns: object, has_image: bool) -> Iterator[str]:
@@ -79,7 +82,7 @@ def read_records(path: Path) -> list[Record]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or a record is wrong; the message names file and record number (from 0).
+        ValueError: the file is damaged or a record is wrong; the message names file and record, from 0.
     """
     path = Path(path)
     if not path.is_file():
@@ -101,9 +104,7 @@ def _parse_list(text: str, path: Path) -> list[object]:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); it is cut or damaged, write it again"
-        ) from error
+        raise ValueError(f"{path} is not valid JSON ({error}); {WRITE_AGAIN}") from error
 
 
 def _parse_lines(text: str, path: Path) -> list[object]:
@@ -116,7 +117,7 @@ def _parse_lines(text: str, path: Path) -> list[object]:
             parsed.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"{path}, record {len(parsed)}: not valid JSON ({error}); it is cut or damaged, write it again"
+                f"{path}, record {len(parsed)}: not valid JSON ({error}); {WRITE_AGAIN}"
             ) from error
     return parsed
 

@@ -79,8 +79,8 @@ def read_refer(root: Path, spec: str, *, check_images: bool = True) -> list[Samp
 
     Images are taken from `instances.json`, never from a ref's own `file_name` (which carries a number that
     no image file has). A mask is the union of all parts of all targets, crowd regions included. The
-    expression is the `sent` of a sentence as it stands. Refs without sentences and sentences without words are
-    left out, polygons that enclose nothing are dropped; each is counted in one log line.
+    expression is the `sent` of a sentence as it stands. Refs without sentences and sentences without words
+    are left out, polygons that enclose nothing are dropped; each is counted in one log line.
 
     Args:
         root: folder that holds the dataset folders and `images`.
