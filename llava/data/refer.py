@@ -146,7 +146,7 @@ def find_instances(root: Path, source: ReferSource) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    raise FileNotFoundError(f"{candidates[0]} not found - it holds image names and masks; {HELP}")
+    raise FileNotFoundError(f"{candidates[0]} not found - {HELP}")
 
 
 def find_image_folder(root: Path, source: ReferSource, names: Sequence[str]) -> Path:
@@ -159,7 +159,7 @@ def find_image_folder(root: Path, source: ReferSource, names: Sequence[str]) -> 
     existing = [folder for folder in candidates if folder.is_dir()]
     if not existing:
         places = " or ".join(str(folder) for folder in candidates)
-        raise FileNotFoundError(f"image folder {places} not found - {HELP}")
+        raise FileNotFoundError(f"no image folder {places} - {HELP}")
     best, missing = existing[0], list(names)
     for folder in existing:
         absent = [name for name in names if not _is_filled_file(folder / name)]
