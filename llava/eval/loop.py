@@ -1,0 +1,288 @@
+"""The evaluation loop: ask, refine, record. Resumes where it stopped; processes share the work exactly."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from llava.data.questions import normalise_expression
+from llava.data.rle import encode_mask
+from llava.eval.images import load_image, short_path
+from llava.eval.predictions import Record, RecordWriter, merge, rank_path, read_run
+from llava.eval.run import RunSettings, describe_samples, open_run
+from llava.eval.scoring import RunningScores
+from llava.types import BoolArray, Prediction, Query, Sample, Segmenter
+
+POLL_SECONDS = 2.0
+PATIENCE_SECONDS = 1800.0
+"""How long rank 0 waits without a single new record before it gives up on the other processes."""
+
+LINE_SECONDS = 5.0
+"""How often the running scores in the progress line are worked out anew."""
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A segmenter that knows how long it took to turn answers into masks."""
+
+    decode_seconds: float
+
+
+class RefinedMasks(Protocol):
+    """What a refiner returns: bool masks (n, H, W), and a note for each, "" where it was refined."""
+
+    @property
+    def masks(self) -> BoolArray: ...  # noqa: D102
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...  # noqa: D102
+
+
+class Refiner(Protocol):
+    """Improves coarse masks of one image."""
+
+    def refine(self, image: Image.Image, masks: BoolArray) -> RefinedMasks:
+        """Refined masks bool (n, H, W) of coarse masks bool (n, H, W)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part of the work: process `rank` of `count` takes every `count`-th batch."""
+
+    rank: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if not 0 <= self.rank < self.count:
+            raise ValueError(f"rank {self.rank} of {self.count} processes: ranks are 0 to count - 1")
+
+
+def make_batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
+    """Batches of at most `batch_size` samples, in the order of their images.
+
+    The expressions of one image stay in one batch, so that SAM embeds the image once; only an image with more
+    expressions than `batch_size` is spread over several. The result depends on nothing but its arguments.
+
+    Raises:
+        ValueError: `batch_size` is below 1, or two samples have the same id.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size}: at least 1")
+    twice = [name for name, times in Counter(sample.id for sample in samples).items() if times > 1]
+    if twice:
+        raise ValueError(
+            f"{len(twice)} sample ids occur twice, the first is {twice[0]}; name each split once"
+        )
+    by_image: dict[Path, list[Sample]] = {}
+    for sample in samples:
+        by_image.setdefault(sample.image_path, []).append(sample)
+    batches: list[list[Sample]] = []
+    for group in by_image.values():
+        for start in range(0, len(group), batch_size):
+            part = group[start : start + batch_size]
+            if batches and len(batches[-1]) + len(part) <= batch_size:
+                batches[-1].extend(part)
+            else:
+                batches.append(part)
+    return batches
+
+
+class Evaluation:
+    """One process of a run. Holds the models, the clock and the running scores."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        settings: RunSettings,
+        *,
+        refiner: Refiner | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.segmenter = segmenter
+        self.refiner = refiner
+        self.settings = settings
+        self.clock = clock
+        self.running = RunningScores(settings.grid_hw, settings.cell_policy)
+
+    def answer(self, batch: Sequence[Sample]) -> list[Record]:
+        """Records of one batch, scored and timed."""
+        images = {path: load_image(path) for path in dict.fromkeys(sample.image_path for sample in batch)}
+        _check_sizes(batch, images)
+        queries = [Query([images[one.image_path]], [normalise_expression(one.expression)]) for one in batch]
+        decoding, started = self._decode_seconds(), self.clock()
+        predictions = self.segmenter.segment(queries)
+        answered, decoding = self.clock(), self._decode_seconds() - decoding
+        if len(predictions) != len(batch):
+            raise ValueError(f"the segmenter gave {len(predictions)} predictions for {len(batch)} queries")
+        refined = self._refine(batch, images, [one.masks[0, 0] for one in predictions])
+        refined_at = self.clock()
+        records = [self._record(*parts) for parts in zip(batch, predictions, refined, strict=True)]
+        for record in records:
+            self.running.update(record)
+        spent = {
+            "generate": answered - started - decoding,
+            "decode": decoding,
+            "refine": refined_at - answered,
+            "score": self.clock() - refined_at,
+        }
+        share = {step: round(seconds / len(batch), 6) for step, seconds in spent.items()}
+        return [replace(record, seconds=share) for record in records]
+
+    def _decode_seconds(self) -> float:
+        return self.segmenter.decode_seconds if isinstance(self.segmenter, Timed) else 0.0
+
+    def _refine(
+        self, batch: Sequence[Sample], images: dict[Path, Image.Image], masks: Sequence[BoolArray]
+    ) -> list[tuple[BoolArray | None, str]]:
+        results: list[tuple[BoolArray | None, str]] = [(None, "")] * len(batch)
+        if self.refiner is None:
+            return results
+        for path, image in images.items():
+            places = [place for place, sample in enumerate(batch) if sample.image_path == path]
+            refined = self.refiner.refine(image, np.stack([masks[place] for place in places]))
+            for place, mask, note in zip(places, refined.masks, refined.notes, strict=True):
+                results[place] = (mask, note)
+        return results
+
+    def _record(
+        self, sample: Sample, prediction: Prediction, refined: tuple[BoolArray | None, str]
+    ) -> Record:
+        mask, note = refined
+        return Record(
+            id=sample.id,
+            image=short_path(sample.image_path, self.settings.data_root),
+            expression=sample.expression,
+            group=sample.group,
+            no_target=sample.no_target,
+            truth=sample.mask,
+            answer=prediction.text,
+            absent=bool(prediction.absent[0]),
+            coarse=encode_mask(prediction.masks[0, 0]),
+            refined=None if mask is None else encode_mask(mask),
+            note=note,
+            faults=prediction.faults,
+            mode=prediction.mode,
+        )
+
+
+def _check_sizes(batch: Sequence[Sample], images: dict[Path, Image.Image]) -> None:
+    for sample in batch:
+        width, height = images[sample.image_path].size
+        if (height, width) != tuple(sample.size_hw):
+            raise ValueError(
+                f"{sample.image_path} is {height}x{width} pixels (height x width), the annotations say "
+                f"{sample.size_hw[0]}x{sample.size_hw[1]}; the image file is another one, fetch it again"
+            )
+
+
+def evaluate(
+    segmenter: Segmenter,
+    samples: Sequence[Sample],
+    out: Path,
+    *,
+    settings: RunSettings,
+    refiner: Refiner | None = None,
+    batch_size: int = 8,
+    shard: Shard | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Record] | None:
+    """Answer every sample once and leave `predictions.jsonl` and `run.json` in `out`.
+
+    Each process appends to its own `predictions.rankN.jsonl`. Killed and called again with the same settings,
+    it answers what is missing; the number of processes and the batch size may change in between. Processes
+    never talk to each other: rank 0 watches their files and merges them once all samples are there.
+
+    Args:
+        segmenter: the system.
+        samples: what is asked, of one or several splits.
+        out: run folder.
+        settings: what the records depend on; `samples` is filled in here.
+        refiner: improves the coarse masks; None leaves them.
+        batch_size: most queries asked at once.
+        shard: this process's part of the work; None for all of it.
+        clock: seconds, for the time split.
+
+    Returns:
+        All records in the order of `samples`; None in every process but rank 0.
+
+    Raises:
+        ValueError: settings differ from those of the run in `out`, a sample occurs twice, or an image does
+            not fit its annotations.
+        FileNotFoundError: images are missing.
+        TimeoutError: another process stopped writing.
+    """
+    shard = shard or Shard()
+    out = Path(out)
+    batches = make_batches(samples, batch_size)
+    check_images(samples)
+    settings = replace(settings, samples=describe_samples(samples))
+    settings = open_run(out, settings, first=shard.rank == 0)
+    done = read_run(out)
+    mine = batches[shard.rank :: shard.count]
+    todo = [rest for batch in mine if (rest := [sample for sample in batch if sample.id not in done])]
+    if todo:
+        evaluation = Evaluation(segmenter, settings, refiner=refiner, clock=clock)
+        for sample in (sample for batch in mine for sample in batch if sample.id in done):
+            evaluation.running.update(done[sample.id])
+        _work(evaluation, todo, total=sum(map(len, mine)), path=rank_path(out, shard.rank), rank=shard.rank)
+    if shard.rank:
+        return None
+    ids = [sample.id for sample in samples]
+    for _ in _waiting(out, ids, clock=clock):
+        time.sleep(POLL_SECONDS)
+    return merge(out, ids)
+
+
+def check_images(samples: Sequence[Sample]) -> None:
+    """Raise FileNotFoundError when image files are missing, before any model is asked."""
+    paths = dict.fromkeys(sample.image_path for sample in samples)
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]} - "
+            "see 'Datasets' in README, or run python scripts/check_data.py"
+        )
+
+
+def _work(
+    evaluation: Evaluation, todo: Sequence[Sequence[Sample]], *, total: int, path: Path, rank: int
+) -> None:
+    done = total - sum(len(batch) for batch in todo)
+    with (
+        RecordWriter(path) as writer,
+        tqdm(
+            total=total, initial=done, desc="evaluate", unit="sample", disable=rank > 0, mininterval=1
+        ) as bar,
+    ):
+        shown = -LINE_SECONDS
+        for batch in todo:
+            writer.append(evaluation.answer(batch))
+            if evaluation.clock() - shown >= LINE_SECONDS:
+                bar.set_postfix_str(evaluation.running.line(), refresh=False)
+                shown = evaluation.clock()
+            bar.update(len(batch))
+
+
+def _waiting(out: Path, ids: Sequence[str], *, clock: Callable[[], float]) -> Iterator[int]:
+    """Yield the number of missing samples for as long as other processes still write."""
+    fewest, since = len(ids) + 1, clock()
+    while missing := len(set(ids) - set(read_run(out))):
+        if missing < fewest:
+            fewest, since = missing, clock()
+            tqdm.write(f"waiting for the other processes: {missing} of {len(ids)} samples missing")
+        elif clock() - since > PATIENCE_SECONDS:
+            raise TimeoutError(
+                f"{out}: {missing} samples are missing and nothing was written for {PATIENCE_SECONDS:.0f} s; "
+                "another process has stopped. Run the same command again to resume"
+            )
+        yield missing

@@ -1,0 +1,190 @@
+"""Score a checkpoint on referring segmentation: answers, coarse and refined masks, scores and a report.
+
+One GPU or CPU, then eight GPUs:
+
+    python -m llava.eval.model_refer_seg --model-path CHECKPOINT --data-root playground/data/refer_seg \
+        --splits "refcoco|unc|val" --sam-path SAM --out results/run
+    torchrun --nproc_per_node 8 -m llava.eval.model_refer_seg ...the same
+
+A killed run resumes when the same command is given again. `scripts/v1_5/eval/refer_seg.sh` calls this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava.data.refer import read_refer
+from llava.eval.loop import Refiner, Shard, evaluate
+from llava.eval.page import text_table
+from llava.eval.predictions import split_of
+from llava.eval.report import REPORT_FILE, write_report
+from llava.eval.run import RunSettings, code_version, describe_samples, fingerprint, open_run
+from llava.settings import SegmentationSettings
+from llava.types import Sample, Segmenter
+
+NO_REFINER = "none"
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line of an evaluation."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model-path", type=Path, required=True, help="checkpoint folder with segmentation.json")
+    add(
+        "--model-base",
+        default=None,
+        help="base model of an adapter checkpoint, where it names none or another",
+    )
+    add(
+        "--sam-path",
+        default=NO_REFINER,
+        help=f"SAM that refines the masks, '{NO_REFINER}' for coarse masks only",
+    )
+    add("--sam-iterations", type=int, default=3, help="how often SAM sees its own mask again")
+    add("--sam-points", type=int, default=10, help="points inside, and as many outside, given to SAM")
+    add("--sam-box", action="store_true", help="give SAM the box of the coarse mask too")
+    add("--data-root", type=Path, required=True, help="folder that holds the datasets and images/")
+    add(
+        "--splits",
+        nargs="+",
+        required=True,
+        metavar="SPEC",
+        help="for example 'refcoco|unc|val' or 'refcoco|val'",
+    )
+    add("--batch-size", type=int, default=8, help="questions answered at once; changes no answer")
+    add("--max-new-tokens", type=int, default=None, help="longest answer (default: what the grid needs)")
+    add("--limit", type=int, default=None, help="score a seeded random choice of this many samples per split")
+    add("--seed", type=int, default=0, help="of that choice, of SAM's points and of the sheets")
+    add("--device", default=None, help="for example cuda or cpu (default: cuda where there is one)")
+    add("--dtype", default=None, help="float32, float16 or bfloat16 (default: what fits the device)")
+    add("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
+    return parser.parse_args(arguments)
+
+
+def read_samples(root: Path, splits: Sequence[str], *, limit: int | None, seed: int) -> list[Sample]:
+    """Samples of all splits in order; with `limit` a seeded random choice of each split.
+
+    Raises:
+        ValueError: `limit` is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit {limit}: at least 1; leave it out for all samples")
+    chosen: list[Sample] = []
+    for spec in splits:
+        samples = read_refer(root, spec)
+        if limit is not None and limit < len(samples):
+            kept = sorted(random.Random(seed).sample(range(len(samples)), limit))
+            samples = [samples[place] for place in kept]
+        chosen.extend(samples)
+    return chosen
+
+
+def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunSettings:
+    """What the records of this run depend on; batch size, device and number of processes do not count."""
+    checkpoint = SegmentationSettings.load(options.model_path)
+    model_options = {
+        "model_base": options.model_base,
+        "codec": checkpoint.codec,
+        "prompt": checkpoint.prompt,
+        "image_side": checkpoint.image_side,
+        "upsample": checkpoint.upsample,
+        "max_new_tokens": options.max_new_tokens,
+        "dtype": options.dtype,
+    }
+    sam_options = {
+        "sam_weights": fingerprint(Path(options.sam_path)),
+        "sam_iterations": options.sam_iterations,
+        "sam_points": options.sam_points,
+        "sam_box": options.sam_box,
+    }
+    refines = options.sam_path != NO_REFINER
+    return RunSettings(
+        checkpoint=options.model_path.resolve().as_posix(),
+        weights=fingerprint(options.model_path),
+        splits=tuple(dict.fromkeys(split_of(sample.id) for sample in samples)),
+        grid_hw=checkpoint.grid_hw,
+        cell_policy=checkpoint.cell_policy,
+        refiner=options.sam_path,
+        limit=options.limit,
+        seed=options.seed,
+        options={**model_options, **(sam_options if refines else {})},
+        data_root=options.data_root.as_posix(),
+        samples=describe_samples(samples),
+        code=(code_version(),),
+    )
+
+
+def load_models(options: argparse.Namespace, device: str | None) -> tuple[Segmenter, Refiner | None]:
+    """Segmenter and refiner on one device."""
+    from llava.model.refine import SamRefiner
+    from llava.model.segmenter import load_segmenter
+
+    segmenter = load_segmenter(
+        options.model_path,
+        base=options.model_base,
+        device=device,
+        dtype=options.dtype,
+        max_new_tokens=options.max_new_tokens,
+    )
+    if options.sam_path == NO_REFINER:
+        return segmenter, None
+    refiner = SamRefiner(
+        options.sam_path,
+        device=device,
+        iterations=options.sam_iterations,
+        points=options.sam_points,
+        use_box=options.sam_box,
+        seed=options.seed,
+    )
+    return segmenter, refiner
+
+
+def own_shard() -> Shard:
+    """Part of the work that torchrun gave to this process."""
+    return Shard(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def own_device(device: str | None) -> str | None:
+    """`device`, with the number of this process's GPU under torchrun: "cuda" becomes "cuda:3"."""
+    import torch
+
+    local = os.environ.get("LOCAL_RANK")
+    wanted = device or ("cuda" if local is not None and torch.cuda.is_available() else None)
+    return f"cuda:{local}" if wanted == "cuda" and local is not None else wanted
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read, check, answer, score, report."""
+    options = parse(arguments)
+    shard = own_shard()
+    try:
+        samples = read_samples(options.data_root, options.splits, limit=options.limit, seed=options.seed)
+        settings = run_settings(options, samples)
+        open_run(options.out, settings, first=shard.rank == 0)
+        segmenter, refiner = load_models(options, own_device(options.device))
+        records = evaluate(
+            segmenter,
+            samples,
+            options.out,
+            settings=settings,
+            refiner=refiner,
+            batch_size=options.batch_size,
+            shard=shard,
+        )
+        if records is None:
+            return
+        results = write_report(options.out, records=records)
+    except (ValueError, FileNotFoundError, TimeoutError) as error:
+        raise SystemExit(f"error: {error}") from error
+    sys.stdout.write(f"{text_table(results)}\nreport: {options.out / REPORT_FILE}\n")
+
+
+if __name__ == "__main__":
+    main()

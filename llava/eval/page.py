@@ -1,0 +1,217 @@
+"""The report page: one HTML file that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from PIL import Image
+
+from llava.eval.draw import COARSE, REFINED, TRUTH, Colour
+from llava.eval.predictions import Record
+from llava.eval.scoring import STAGES, percent
+
+COLUMNS = ("cIoU", "gIoU", "P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9", "N_acc", "T_acc")
+FAULT_EXAMPLES = 5
+ANSWER_LETTERS = 300
+"""How many invalid answers the page shows, and how much of each."""
+
+
+def _css_colour(colour: Colour) -> str:
+    return "#" + "".join(f"{part:02x}" for part in colour)
+
+
+STYLE = f"""
+:root {{ --truth: {_css_colour(TRUTH)}; --coarse: {_css_colour(COARSE)}; --refined: {_css_colour(REFINED)}; }}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0 auto; max-width: 1840px; padding: 20px 28px 48px; color: #0f172a; background: #f1f5f9;
+  font: 15px/1.45 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }}
+h1 {{ font-size: 22px; margin: 0 0 2px; }}
+h2 {{ font-size: 16px; margin: 26px 0 8px; }}
+p {{ margin: 4px 0; color: #475569; }}
+.tables {{ display: flex; flex-wrap: wrap; gap: 20px; align-items: flex-start; }}
+.scroll {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; background: #fff; border: 1px solid #cbd5e1;
+  font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 4px 11px; text-align: right; border-bottom: 1px solid #e2e8f0; white-space: nowrap; }}
+th {{ background: #e2e8f0; font-weight: 600; }}
+th:first-child, td:first-child, .left {{ text-align: left; }}
+tr.first td {{ border-top: 2px solid #cbd5e1; }}
+td.main {{ font-weight: 700; }}
+.mark {{ display: inline-block; width: 10px; height: 10px; margin-right: 6px; background: #94a3b8; }}
+.mark.truth {{ background: var(--truth); }}
+.mark.coarse {{ background: var(--coarse); }}
+.mark.refined {{ background: var(--refined); }}
+img {{ max-width: 100%; height: auto; display: block; border: 1px solid #cbd5e1; }}
+details {{ margin-top: 18px; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #fff; border: 1px solid #cbd5e1;
+  padding: 8px; }}
+"""
+
+NOTE = (
+    "Scores in percent. cIoU: all intersections over all unions. gIoU: mean IoU per expression; a rejected "
+    "no-target expression counts 1. P@t: targets with IoU &ge; t. N_acc: no-target expressions rejected. "
+    "T_acc: targets not rejected. Stage grid compares label cells, coarse the mask of the answer and refined "
+    "the mask after SAM, both at image size."
+)
+
+
+def render(
+    results: dict[str, Any], sheets: Sequence[tuple[str, Image.Image]], invalid: Sequence[Record]
+) -> str:
+    """HTML of a report.
+
+    Args:
+        results: content of `results.json`.
+        sheets: heading and picture of each sheet.
+        invalid: records with faults, of which the first few are shown.
+    """
+    title = f"Segmentation scores of {results['checkpoint'].rstrip('/').rsplit('/', 1)[-1]}"
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>{html.escape(_facts(results))}</p>",
+        "<h2>Scores</h2>",
+        f'<div class="scroll">{_score_table(results)}</div>',
+        f"<p>{NOTE}</p>",
+        '<div class="tables">',
+        f"<div><h2>Answers</h2>{_count_table(results)}</div>",
+        *_group_tables(results),
+        f"<div><h2>Seconds</h2>{_seconds_table(results)}</div>",
+        "</div>",
+        *(f"<h2>{html.escape(heading)}</h2>{_picture(picture, heading)}" for heading, picture in sheets),
+        *_invalid_answers(invalid),
+        f"<details><summary>Settings</summary>{_settings(results)}</details>",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def text_table(results: dict[str, Any]) -> str:
+    """Score table for a terminal."""
+    rows = [["split", "stage", *COLUMNS]]
+    rows += [[split, stage, *cells] for split, stage, cells in _score_rows(results)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _score_rows(results: dict[str, Any]) -> Iterable[tuple[str, str, list[str]]]:
+    named = [(split, content["scores"]) for split, content in results["splits"].items()]
+    if results["mean"]:
+        named.append(("mean of the splits", results["mean"]))
+    for split, scores in named:
+        for stage in STAGES:
+            if stage in scores:
+                yield split, stage, [percent(scores[stage].get(name), 2) for name in COLUMNS]
+
+
+def _facts(results: dict[str, Any]) -> str:
+    counts = results["counts"]
+    facts = [
+        f"{counts['samples']} expressions of {counts['images']} images",
+        f"{results['mode']} answers",
+        f"refiner: {results['settings']['refiner']}",
+        f"code {', '.join(results['code']) or 'unknown'}",
+        f"checkpoint {results['checkpoint']}",
+    ]
+    return " · ".join(facts)
+
+
+def _table(header: Sequence[str], rows: Iterable[str]) -> str:
+    cells = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _stage_cell(stage: str) -> str:
+    return f'<td class="left"><span class="mark {stage}"></span>{stage}</td>'
+
+
+def _score_table(results: dict[str, Any]) -> str:
+    rows, before = [], None
+    for split, stage, cells in _score_rows(results):
+        first = split != before
+        before = split
+        values = "".join(
+            f'<td class="main">{cell}</td>' if name in ("cIoU", "gIoU") else f"<td>{cell}</td>"
+            for name, cell in zip(COLUMNS, cells, strict=True)
+        )
+        name = html.escape(split) if first else ""
+        rows.append(f"<tr{' class=first' if first else ''}><td>{name}</td>{_stage_cell(stage)}{values}</tr>")
+    return _table(["split", "stage", *COLUMNS], rows)
+
+
+def _count_table(results: dict[str, Any]) -> str:
+    names = ("samples", "no_target", "invalid", "empty", "without_mask", "vanished")
+    header = ["split", "samples", "no target", "invalid", "empty", "without mask", "no cell", "coarse kept"]
+    rows = []
+    for split, content in results["splits"].items():
+        counts = content["counts"]
+        shown = [str(counts[name]) for name in names]
+        shown[2] += f" ({percent(counts['invalid'] / counts['samples'])} %)"
+        kept = ", ".join(f"{number} × {note}" for note, number in counts["kept_coarse"].items()) or "–"
+        values = "".join(f"<td>{html.escape(cell)}</td>" for cell in [*shown, kept])
+        rows.append(f"<tr><td>{html.escape(split)}</td>{values}</tr>")
+    return _table(header, rows)
+
+
+def _group_tables(results: dict[str, Any]) -> Iterable[str]:
+    for split, content in results["splits"].items():
+        rows = []
+        for group, stages in content["groups"].items():
+            values = [str(stages["coarse"]["samples"])]
+            for stage in STAGES[1:]:
+                values += [percent(stages.get(stage, {}).get(name)) for name in ("cIoU", "gIoU")]
+            cells = "".join(f"<td>{value}</td>" for value in values)
+            rows.append(f"<tr><td>{html.escape(group)}</td>{cells}</tr>")
+        if rows:
+            header = ["kind", "samples", "coarse cIoU", "gIoU", "refined cIoU", "gIoU"]
+            yield f"<div><h2>By kind of expression: {html.escape(split)}</h2>{_table(header, rows)}</div>"
+
+
+def _seconds_table(results: dict[str, Any]) -> str:
+    seconds, samples = results["seconds"], results["counts"]["samples"]
+    rows = [
+        f"<tr><td>{step}</td><td>{spent:.1f}</td><td>{spent / samples:.3f}</td></tr>"
+        for step, spent in seconds.items()
+    ]
+    return _table(["step", "all", "per answer"], rows)
+
+
+def _picture(picture: Image.Image, heading: str) -> str:
+    data = io.BytesIO()
+    picture.save(data, format="PNG", optimize=True)
+    source = base64.b64encode(data.getvalue()).decode("ascii")
+    return f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{source}">'
+
+
+def _invalid_answers(records: Sequence[Record]) -> Iterable[str]:
+    if records:
+        yield f"<h2>Invalid answers ({len(records)}, the first {min(len(records), FAULT_EXAMPLES)})</h2>"
+    for record in records[:FAULT_EXAMPLES]:
+        answer = record.answer[:ANSWER_LETTERS] + ("…" if len(record.answer) > ANSWER_LETTERS else "")
+        faults = "; ".join(record.faults)
+        yield (
+            f"<p>{html.escape(record.expression)} — {html.escape(faults)}</p><pre>{html.escape(answer)}</pre>"
+        )
+
+
+def _settings(results: dict[str, Any]) -> str:
+    rows = [
+        f'<tr><td>{html.escape(name)}</td><td class="left">{html.escape(str(value))}</td></tr>'
+        for name, value in results["settings"].items()
+    ]
+    return _table(["setting", "value"], rows)
