@@ -1,0 +1,330 @@
+"""Checkpoint folders: what is in them, read strictly and written whole.
+
+Two kinds. A plain folder holds a `LlavaForConditionalGeneration`, its processor and `segmentation.json`. An
+adapter folder holds a LoRA adapter, the trained projector, the processor and `segmentation.json`, and names
+its base model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from llava.constants import IMAGE_TOKEN, SEGMENTATION_FILE
+from llava.data.prompt import PROMPTS, chat_template
+from llava.data.tokens import image_token_count
+from llava.model.weights import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    PROJECTOR_WEIGHTS,
+    attach_adapter,
+    check_folder,
+    choose_attention,
+    choose_device,
+    choose_dtype,
+    load_strict,
+)
+from llava.settings import SegmentationSettings
+
+ORIGINAL_LAYOUT = ("mm_projector_type", "mm_vision_tower")
+"""Config keys that only checkpoints of the original LLaVA code have."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that can be asked.
+
+    Attributes:
+        model: `LlavaForConditionalGeneration`, or a `PeftModel` around one; in evaluation mode.
+        processor: `LlavaProcessor` with an image processor that works on PIL images.
+        settings: what the model was trained with.
+        path: the folder.
+    """
+
+    model: Any
+    processor: Any
+    settings: SegmentationSettings
+    path: Path
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model to start training from; `settings` is None where the folder has no `segmentation.json`."""
+
+    model: Any
+    processor: Any
+    settings: SegmentationSettings | None
+    path: str
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    base: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    attn: str = "auto",
+) -> Checkpoint:
+    """The checkpoint of a plain or an adapter folder, on its device, in evaluation mode.
+
+    Args:
+        path: checkpoint folder.
+        base: base model of an adapter, where it is not the one that the adapter names.
+        device: None takes the GPU if there is one.
+        dtype: None takes bfloat16 on a GPU that has it, else float32; "auto" keeps that of the files.
+        attn: attention implementation, one of `llava.model.weights.ATTENTIONS`.
+
+    Raises:
+        FileNotFoundError: the folder, a file of it, or the base model is missing.
+        ValueError: weights are missing, left over or misshapen, or model, processor and settings disagree.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"checkpoint folder {folder} not found - check the path")
+    settings = SegmentationSettings.load(folder)
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
+    if base is not None and not is_adapter:
+        raise ValueError(f"{folder} is a whole model, not an adapter; leave the base model {base} out")
+    source = _find_base(folder, base) if is_adapter else folder
+    device = choose_device(device)
+    model = _load_llava(source, device, dtype, attn)
+    if is_adapter:
+        model = attach_adapter(model, folder)
+    processor = load_processor(folder)
+    check_agreement(model, processor, settings, folder)
+    return Checkpoint(model.to(device), processor, settings, folder)
+
+
+def load_base(path: str | Path, *, dtype: torch.dtype | str | None = None, attn: str = "auto") -> Base:
+    """The model to start training from, left on the CPU for the trainer to place.
+
+    Args:
+        path: plain folder or a name on the hub.
+        dtype: None takes bfloat16 where the GPU has it, else float32; "auto" keeps that of the files.
+        attn: attention implementation, one of `llava.model.weights.ATTENTIONS`.
+
+    Raises:
+        FileNotFoundError: the folder or a file of it is missing.
+        ValueError: an adapter folder, weights that do not fit, or parts that disagree.
+    """
+    folder = Path(path)
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise ValueError(
+            f"{folder} is an adapter; merge it first: "
+            f"python scripts/merge_lora_weights.py --model-path {folder} --save-path NEW_FOLDER"
+        )
+    settings = SegmentationSettings.load(folder) if (folder / SEGMENTATION_FILE).is_file() else None
+    model = _load_llava(path, choose_device(), dtype, attn)
+    processor = load_processor(path)
+    check_agreement(model, processor, settings, path)
+    return Base(model, processor, settings, str(path))
+
+
+def load_processor(path: str | Path) -> Any:  # noqa: ANN401
+    """`LlavaProcessor` of a folder or hub name, with the image processor that needs no torchvision."""
+    try:
+        return AutoProcessor.from_pretrained(path, backend="pil")
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"{path}: the processor (processor_config.json, tokenizer.json, …) cannot be read ({first}); "
+            "copy it from where the model comes from"
+        ) from error
+
+
+def check_agreement(
+    model: Any,  # noqa: ANN401
+    processor: Any,  # noqa: ANN401
+    settings: SegmentationSettings | None,
+    path: str | Path,
+) -> None:
+    """Raise a ValueError with every point on which model, processor and settings differ."""
+    config, tokenizer = model.config, processor.tokenizer
+    side, patch = config.vision_config.image_size, config.vision_config.patch_size
+    features = (side // patch) ** 2 + int(config.vision_feature_select_strategy != "default")
+    image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    rows = model.get_input_embeddings().num_embeddings
+    problems = []
+    if image_id != config.image_token_id:
+        problems.append(
+            f"{IMAGE_TOKEN} is token {image_id} in the tokenizer, {config.image_token_id} in the model"
+        )
+    if image_token_count(processor) != features:
+        problems.append(
+            f"the processor writes {image_token_count(processor)} image tokens, the vision tower gives "
+            f"{features} features (patch_size, num_additional_image_tokens in processor_config.json)"
+        )
+    if len(tokenizer) > rows:
+        problems.append(f"the tokenizer knows {len(tokenizer)} tokens, the model has embeddings for {rows}")
+    if tokenizer.eos_token_id is None:
+        problems.append("the tokenizer has no end-of-text token, so that no answer would ever end")
+    if settings is not None and settings.image_side != side:
+        problems.append(
+            f"{SEGMENTATION_FILE} has image_side {settings.image_side}, the vision tower needs {side}"
+        )
+    if settings is not None and settings.prompt not in PROMPTS:
+        problems.append(f"{SEGMENTATION_FILE} has prompt {settings.prompt!r}; known: {', '.join(PROMPTS)}")
+    if problems:
+        raise ValueError(f"{path}: " + "; ".join(problems))
+
+
+def save_checkpoint(
+    model: Any,  # noqa: ANN401
+    processor: Any,  # noqa: ANN401
+    settings: SegmentationSettings,
+    folder: Path,
+) -> None:
+    """Write a plain checkpoint folder: model, processor with the prompt's chat template, settings."""
+    with _staged(Path(folder)) as staging:
+        model.save_pretrained(staging)
+        _save_processor(processor, settings, staging)
+
+
+def save_adapter(
+    model: PeftModel,
+    processor: Any,  # noqa: ANN401
+    settings: SegmentationSettings,
+    folder: Path,
+    *,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write an adapter folder that `load_checkpoint` turns back into the same model.
+
+    Args:
+        model: LoRA-adapted LLaVA; its projector is saved in full, trained or not.
+        processor: the processor of training.
+        settings: written as `segmentation.json`.
+        folder: made if missing; other files in it stay. An old adapter in it stays whole until the new one
+            is on the disk.
+        state_dict: all gathered tensors of `model` by name, where they are spread over processes (ZeRO-3).
+    """
+    tensors = model.state_dict() if state_dict is None else state_dict
+    mark = "multi_modal_projector."
+    projector = {name.split(mark)[1]: tensor for name, tensor in tensors.items() if mark in name}
+    inner: Any = model.get_base_model()
+    names = set(inner.model.multi_modal_projector.state_dict())
+    if set(projector) != names or any(name.startswith("modules_to_save") for name in names):
+        raise ValueError(
+            f"the projector is {sorted(projector)}; train its weights in place, "
+            "without LoRA layers or PEFT's modules_to_save"
+        )
+    adapter = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
+    with _staged(Path(folder)) as staging:
+        save_file(_plain(adapter), staging / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        save_file(_plain(projector), staging / PROJECTOR_WEIGHTS, metadata={"format": "pt"})
+        fields = model.peft_config["default"].to_dict() | {
+            "inference_mode": True,
+            "base_model_name_or_path": _base_name(model),
+        }
+        text = json.dumps(fields, indent=2, sort_keys=True, default=_as_json)
+        (staging / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+        _save_processor(processor, settings, staging)
+
+
+def merge(adapter_folder: str | Path, output: str | Path, base: str | Path | None = None) -> None:
+    """Write the plain checkpoint folder of an adapter and its base, in the dtype of the base.
+
+    Args:
+        adapter_folder: what training saved.
+        output: new folder; refused when it holds anything.
+        base: base model, where it is not the one that the adapter names.
+
+    Raises:
+        FileNotFoundError: a folder or file is missing.
+        ValueError: no adapter folder, the output is in use, or weights that do not fit.
+    """
+    adapter_folder, output = Path(adapter_folder), Path(output)
+    if adapter_folder.is_dir() and not (adapter_folder / ADAPTER_CONFIG).is_file():
+        raise ValueError(f"{adapter_folder} has no {ADAPTER_CONFIG}: it is no adapter, nothing to merge")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} is not empty; give a new folder")
+    checkpoint = load_checkpoint(adapter_folder, base=base, device="cpu", dtype="auto", attn="sdpa")
+    merged = checkpoint.model.merge_and_unload(progressbar=True, safe_merge=True)
+    save_checkpoint(merged, checkpoint.processor, checkpoint.settings, output)
+
+
+def _load_llava(source: str | Path, device: torch.device, dtype: torch.dtype | str | None, attn: str) -> Any:  # noqa: ANN401
+    """The whole LLaVA of a folder or hub name, on the CPU."""
+    check_folder(source)
+    config = Path(source) / "config.json"
+    if config.is_file():
+        fields = json.loads(config.read_text(encoding="utf-8"))
+        if any(key in fields for key in ORIGINAL_LAYOUT):
+            raise ValueError(
+                f"{source} is in the layout of the original LLaVA code; take the weights in the layout of "
+                "transformers (for example llava-hf/llava-1.5-7b-hf)"
+            )
+        if fields.get("model_type") != "llava":
+            raise ValueError(f"{config}: model_type is {fields.get('model_type')!r}, needed 'llava'")
+    dtype = choose_dtype(device) if dtype is None else dtype
+    attention = choose_attention(attn, device, dtype)
+    return load_strict(LlavaForConditionalGeneration, source, dtype=dtype, attn_implementation=attention)
+
+
+def _find_base(folder: Path, base: str | Path | None) -> str | Path:
+    """Base model of an adapter: the one given, else the one it names, also relative to the adapter."""
+    named = base or PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    if not named:
+        raise ValueError(f"{folder / ADAPTER_CONFIG} names no base model; give it as --model-base")
+    beside = folder / named
+    found = beside if not Path(named).is_dir() and beside.is_dir() else named
+    try:
+        check_folder(found)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}. It is the base of {folder}; give its place as --model-base"
+        ) from error
+    return found
+
+
+def _base_name(model: PeftModel) -> str:
+    """What the adapter will name as its base: a hub name, or the absolute path of a folder."""
+    name = str(model.get_base_model().name_or_path)
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def _save_processor(processor: Any, settings: SegmentationSettings, folder: Path) -> None:  # noqa: ANN401
+    processor.chat_template = chat_template(settings.prompt)
+    processor.save_pretrained(folder)
+    settings.save(folder)
+
+
+def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies on the CPU that share no memory, as safetensors needs them."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _as_json(value: object) -> object:
+    """Sets as sorted lists and names for the rest: what JSON cannot hold in a PEFT config."""
+    return sorted(value) if isinstance(value, set) else str(value)
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """Empty folder on the same disk whose files move into `folder` when the block ends without an error.
+
+    `segmentation.json` is taken away first and put back last, so that a kill in the middle leaves a folder
+    that is refused, never a mixture that loads.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing.") as name:
+        staging = Path(name)
+        yield staging
+        files = sorted(staging.iterdir(), key=lambda file: file.name == SEGMENTATION_FILE)
+        for file in files:
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        (folder / SEGMENTATION_FILE).unlink(missing_ok=True)
+        for file in files:
+            file.replace(folder / file.name)
