@@ -33,7 +33,11 @@ def decode_rle(rle: Rle) -> BoolArray:
     Raises:
         ValueError: the run lengths do not fill the size that the RLE states.
     """
-    return coco_mask.decode(_checked(dict(rle), tuple(rle["size"]))).astype(bool)
+    height, width = (int(side) for side in rle["size"])
+    lengths = _run_lengths(_as_bytes(rle)["counts"])
+    _check_total(lengths, (height, width))
+    values = np.arange(len(lengths)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(values, lengths).reshape(width, height).T)
 
 
 def union_rle(segmentation: Any, size_hw: tuple[int, int]) -> tuple[Rle, int]:  # noqa: ANN401 - raw JSON
@@ -114,14 +118,19 @@ def _checked(rle: dict[str, Any], size_hw: tuple[int, ...]) -> Rle:
         lengths = [int(count) for count in raw]
     else:
         raise ValueError(f"RLE counts are {type(raw).__name__}; known are a list of lengths, text and bytes")
-    needed = math.prod(size)
-    if min(lengths, default=0) < 0 or sum(lengths) != needed:
-        raise ValueError(
-            f"RLE run lengths add up to {sum(lengths)}, a {size[0]}x{size[1]} image has {needed}"
-        )
+    _check_total(lengths, size)
     if isinstance(raw, bytes):
         return {"size": list(size), "counts": raw}
     return coco_mask.frPyObjects({"size": list(size), "counts": lengths}, *size)
+
+
+def _check_total(lengths: list[int], size_hw: tuple[int, ...]) -> None:
+    """Refuse run lengths that do not fill a mask exactly."""
+    height, width = size_hw
+    if min(lengths, default=0) < 0 or sum(lengths) != height * width:
+        raise ValueError(
+            f"RLE run lengths add up to {sum(lengths)}, a {height}x{width} mask has {height * width}"
+        )
 
 
 def _run_lengths(counts: bytes) -> list[int]:
