@@ -105,7 +105,7 @@ def test_the_merge_command_writes_a_folder_and_names_mistakes_in_one_line(traine
     main(["--model-path", str(trained[0]), "--save-path", str(tmp_path / "out")])
     assert capsys.readouterr().out == f"whole model written to {tmp_path / 'out'}\n"
     assert load_checkpoint(tmp_path / "out").settings.training == {"seed": 1}
-    with pytest.raises(SystemExit, match="^error: checkpoint folder"):
+    with pytest.raises(SystemExit, match=r"^error: checkpoint folder"):
         main(["--model-path", str(tmp_path / "none"), "--save-path", str(tmp_path / "other")])
 
 

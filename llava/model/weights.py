@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2")
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PROJECTOR_WEIGHTS = "projector.safetensors"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _NAMED = 8
 
 
@@ -155,7 +156,10 @@ def attach_adapter(model: Any, folder: Path) -> PeftModel:  # noqa: ANN401
     _compare(f"{folder / PROJECTOR_WEIGHTS} does not fit the base model", projector, here.state_dict())
     here.load_state_dict(projector)
     try:
-        adapted = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # PEFT asks for gradient checkpointing under the name it had before transformers 5.20.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            adapted = get_peft_model(model, config)
     except ValueError as error:
         raise ValueError(f"{folder / ADAPTER_CONFIG} does not fit the base model: {error}") from error
     needed = get_peft_model_state_dict(adapted, save_embedding_layers=False)
