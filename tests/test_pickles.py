@@ -143,3 +143,9 @@ def test_a_html_page_saved_as_pickle_is_named_damaged(tmp_path):
 def test_a_missing_pickle_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"refs\.p not found"):
         load_plain_pickle(tmp_path / "refs.p")
+
+
+def test_a_numpy_scalar_without_its_type_is_refused(tmp_path):
+    path = write(tmp_path / "refs.p", b"cnumpy.core.multiarray\nscalar\n(I1\nVx\ntR.")
+    with pytest.raises(ValueError, match="without a plain number type"):
+        load_plain_pickle(path)

@@ -156,7 +156,10 @@ class ReferRecordBuilder:
             self._record(ref, refs, copy, draw=draw)
             for copy in range(self.copies)
             for refs in tqdm(
-                by_image.values(), desc="records", unit="image", disable=len(groups) < _PROGRESS_FROM
+                by_image.values(),
+                desc=f"records, copy {copy + 1}",
+                unit="image",
+                disable=len(groups) < _PROGRESS_FROM,
             )
             for ref in refs
         ]
