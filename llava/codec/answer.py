@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from llava.codec.grid import check_sides
-from llava.codec.runs import Decoded, Fault, decode
+from llava.codec.runs import Decoded, Fault, check_codec, decode
 from llava.constants import SEG_CLOSE, SEG_OPEN
 from llava.types import BoolArray
 
@@ -76,6 +76,7 @@ def read_answer(answer: str, grid_hw: tuple[int, int], *, codec: str = "rrle") -
         >>> answer.outcome, answer.foreground.tolist()
         ('mask', [[True, False]])
     """
+    check_codec(codec)
     grid_hw = check_sides(grid_hw, "grid_hw")
     faults: list[Fault] = []
     blocks: list[Decoded] = []

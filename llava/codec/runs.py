@@ -96,7 +96,7 @@ def encode(grid: IntArray, labels: Sequence[str], *, codec: str = "rrle", strict
 
     Source: Text4Seg (arXiv 2410.09855), byte for byte, for "rrle". The other two follow its ablation.
     """
-    _check_codec(codec)
+    check_codec(codec)
     grid = np.asarray(grid)
     check_sides(grid.shape, "grid shape")
     if not labels or labels[0] != BACKGROUND:
@@ -125,7 +125,8 @@ def decode(text: str, grid_hw: tuple[int, int], *, codec: str = "rrle") -> Decod
     never invent foreground: a cell of which nothing readable is said is background. Each becomes a fault.
     Spacing carries no meaning, so its variants ("dog*4", "dog * 4", "a *1|b *1", no space after a line break,
     empty lines) are read without a fault. In "full" and "irle" a line break separates like a bar.
-    A half-written last run is left out, or read with the digits that it has.
+    A half-written last run is left out, or read with the digits that it has. A row missing in the middle
+    cannot be told from one missing at the end: the rows after it move up.
 
     Args:
         text: model text between the tags.
@@ -146,7 +147,7 @@ def decode(text: str, grid_hw: tuple[int, int], *, codec: str = "rrle") -> Decod
     Source: Text4Seg (arXiv 2410.09855). Its decoder joins all rows before it counts, so that one wrong count
     shifts every later row, and drops the whole mask when one run cannot be read; ours does neither.
     """
-    _check_codec(codec)
+    check_codec(codec)
     height, width = check_sides(grid_hw, "grid_hw")
     reader = _Reader(codec)
     if codec != "rrle":
@@ -154,7 +155,7 @@ def decode(text: str, grid_hw: tuple[int, int], *, codec: str = "rrle") -> Decod
         reader.fill(cells, text.strip().replace("\n", "|"), None)
         return reader.decoded(cells.reshape(height, width))
     grid = np.zeros((height, width), np.int64)
-    lines = [line.strip() for line in text.split("\n") if not line.isspace() and line]
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
     for row, line in enumerate(lines[:height]):
         reader.fill(grid[row], line, row)
     if len(lines) != height:
@@ -214,6 +215,7 @@ def _quote(text: str) -> str:
     return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")
 
 
-def _check_codec(codec: str) -> None:
+def check_codec(codec: str) -> None:
+    """Refuse an unknown codec and name the known ones."""
     if codec not in CODECS:
         raise ValueError(f"unknown codec {codec!r}; known: {', '.join(CODECS)}")
