@@ -44,7 +44,7 @@ def _coco(name: str, splits: Mapping[str, tuple[str, ...]], split_by: str) -> Re
     return ReferSource(splits, split_by, _COCO_FOLDERS, _REFER_PAGE, _COCO_PAGE, (name,))
 
 
-_GENERATED = "made on this machine by the generator, see README"
+_GENERATED = "made on this machine by: python playground/data/create_refshapes.py"
 
 REFER_DATASETS: Mapping[str, ReferSource] = {
     "refcoco": _coco("refcoco", {"unc": _UNC_SPLITS, "google": _PLAIN_SPLITS}, "unc"),
