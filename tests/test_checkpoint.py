@@ -307,7 +307,11 @@ def test_dtype_and_attention_follow_device_and_installation(monkeypatch):
 
 
 def test_the_dtype_asked_for_is_the_dtype_of_the_model(tiny_llava_folder):
-    assert (
-        load_checkpoint(tiny_llava_folder, device="cpu", dtype=torch.bfloat16).model.dtype == torch.bfloat16
-    )
-    assert load_checkpoint(tiny_llava_folder, device="cpu", dtype="auto").model.dtype == torch.float32
+    for asked, given in (
+        (torch.bfloat16, torch.bfloat16),
+        ("float16", torch.float16),
+        ("auto", torch.float32),
+    ):
+        assert load_checkpoint(tiny_llava_folder, device="cpu", dtype=asked).model.dtype == given
+    with pytest.raises(ValueError, match="unknown dtype 'fp16'; known: float32, float16, bfloat16, auto"):
+        load_checkpoint(tiny_llava_folder, dtype="fp16")

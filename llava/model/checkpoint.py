@@ -267,7 +267,7 @@ def _load_llava(source: str | Path, device: torch.device, dtype: torch.dtype | s
             )
         if fields.get("model_type") != "llava":
             raise ValueError(f"{config}: model_type is {fields.get('model_type')!r}, needed 'llava'")
-    dtype = choose_dtype(device) if dtype is None else dtype
+    dtype = choose_dtype(device, dtype)
     attention = choose_attention(attn, device, dtype)
     return load_strict(LlavaForConditionalGeneration, source, dtype=dtype, attn_implementation=attention)
 

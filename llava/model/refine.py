@@ -25,7 +25,7 @@ UNRELATED_IOU = 0.1
 """A SAM mask that overlaps the coarse one by less is taken for another object, and the coarse one is kept.
 
 A coarse mask of a few cells may well have an IoU of 0.3 with the object it stands for; under 0.1 the two
-share so little that SAM has jumped to a neighbour or to the background, which it does when the prompt is poor.
+share so little that SAM has jumped to a neighbour or to the background, as it does on a poor prompt.
 """
 
 EMPTY = "coarse is empty"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers.utils import is_flash_attn_2_available
 
 ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2")
+DTYPES = ("float32", "float16", "bfloat16")
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PROJECTOR_WEIGHTS = "projector.safetensors"
@@ -26,8 +27,20 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a GPU that computes with it, else float32."""
+def choose_dtype(device: torch.device, dtype: torch.dtype | str | None = None) -> torch.dtype | str:
+    """The dtype asked for, or bfloat16 on a GPU that computes with it, or float32.
+
+    Args:
+        device: where the model will run.
+        dtype: a torch dtype, one of `DTYPES`, "auto" for that of the files (returned as it is), or None.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if isinstance(dtype, str) and dtype not in (*DTYPES, "auto"):
+        raise ValueError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}, auto")
+    if dtype is not None:
+        return getattr(torch, dtype) if dtype in DTYPES else dtype
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float32

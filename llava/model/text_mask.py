@@ -1,0 +1,194 @@
+"""Text4Seg at inference: a question in, a mask written as text out, decoded to pixels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+
+from llava.codec import Answer, encode, grid_to_mask, read_answer
+from llava.constants import BACKGROUND, IMAGE_TOKEN
+from llava.data.prompt import render
+from llava.data.questions import EVAL_QUESTION, PLACEHOLDER, fill, normalise_expression
+from llava.data.tokens import pixel_values, tokenize
+from llava.model.checkpoint import Checkpoint
+from llava.settings import UPSAMPLING
+from llava.types import BoolArray, Prediction, Query
+
+LONG_LABEL = "the second small dark red striped square from the left side"
+"""A long expression (11 words; RefCOCOg has 8.4 on average) for the default length of an answer."""
+
+SENTENCE_TOKENS = 64
+"""Room for the sentence before the mask text."""
+
+RUNS_IN_ROW = 5
+"""Runs of a busy row: background, object, background, object, background."""
+
+
+def answer_budget(checkpoint: Checkpoint) -> int:
+    """Number of tokens that a long answer of this checkpoint takes.
+
+    A grid whose every row has `RUNS_IN_ROW` runs, labelled `LONG_LABEL`, is written in the checkpoint's codec
+    and counted with its tokenizer; `SENTENCE_TOKENS` are added. Depends on the checkpoint alone, never on the
+    question, so that an answer is cut at the same place in every batch.
+    """
+    rows, columns = checkpoint.settings.grid_hw
+    row = (np.arange(columns) * RUNS_IN_ROW // columns) % 2
+    text = encode(np.tile(row, (rows, 1)), (BACKGROUND, LONG_LABEL), codec=checkpoint.settings.codec)
+    ids = checkpoint.processor.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    return len(ids) + SENTENCE_TOKENS
+
+
+class TextMaskSegmenter:
+    """Asks a LLaVA that writes masks as text.
+
+    Greedy decoding in batches, one prompt for each target, all prompts of a call in one batch. An answer ends
+    at the end-of-text token; one that has none within `max_new_tokens` keeps what is there and gets the fault
+    "truncated".
+
+    Args:
+        checkpoint: model, processor and settings.
+        max_new_tokens: longest answer; None takes `answer_budget(checkpoint)`.
+        upsample: how cells become pixels, one of `UPSAMPLING`; None takes that of the settings.
+
+    Attributes:
+        checkpoint: as given.
+        max_new_tokens: longest answer in tokens.
+        decode_seconds: time spent so far on turning answers into masks.
+
+    Raises:
+        ValueError: a wrong option.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, max_new_tokens: int | None = None, upsample: str | None = None
+    ) -> None:
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens {max_new_tokens}: at least 1, or None for the default")
+        if upsample is not None and upsample not in UPSAMPLING:
+            raise ValueError(f"unknown upsample {upsample!r}; known: {', '.join(UPSAMPLING)}")
+        self.checkpoint = checkpoint
+        self.max_new_tokens = max_new_tokens or answer_budget(checkpoint)
+        self.decode_seconds = 0.0
+        self._upsample = upsample or checkpoint.settings.upsample
+        self._ends = _end_tokens(checkpoint)
+
+    def segment(self, queries: Sequence[Query]) -> list[Prediction]:
+        """One prediction for each query, in order; the same whatever else is in the batch.
+
+        A question of the query is asked as it is, with its `[class_name]`, if any, filled by the target.
+        Without one, `EVAL_QUESTION` is asked.
+
+        Raises:
+            ValueError: a query has several frames, or its question is empty or shows an image of its own.
+        """
+        if not queries:
+            return []
+        for query in queries:
+            if len(query.frames) > 1:
+                raise ValueError(
+                    f"text4seg answers about one image, the query has {len(query.frames)} frames; "
+                    "ask about each frame by itself"
+                )
+        prompts = [self._tokens(query, target) for query in queries for target in query.targets]
+        images = pixel_values(
+            [query.frames[0] for query in queries], self.checkpoint.processor, self.checkpoint.settings
+        )
+        repeats = torch.tensor([len(query.targets) for query in queries])
+        answers = iter(self._generate(prompts, images.repeat_interleave(repeats, dim=0)))
+        started = time.perf_counter()
+        predictions = [self._predict(query, [next(answers) for _ in query.targets]) for query in queries]
+        self.decode_seconds += time.perf_counter() - started
+        return predictions
+
+    def _tokens(self, query: Query, target: str) -> list[int]:
+        """Token ids of the prompt for one target."""
+        question = EVAL_QUESTION if query.question is None else query.question.strip()
+        if not question or IMAGE_TOKEN in question:
+            raise ValueError(f"question {query.question!r}: needed is a text without {IMAGE_TOKEN}")
+        if PLACEHOLDER in question:
+            question = fill(question, normalise_expression(target))
+        rounds = [(f"{IMAGE_TOKEN}\n{question}", None)]
+        return tokenize(render(self.checkpoint.settings.prompt, rounds), self.checkpoint.processor)[0]
+
+    @torch.inference_mode()
+    def _generate(self, prompts: Sequence[list[int]], images: torch.Tensor) -> list[tuple[str, bool]]:
+        """Answer of each prompt, and whether it reached the limit before its end."""
+        model, tokenizer = self.checkpoint.model, self.checkpoint.processor.tokenizer
+        length = max(map(len, prompts))
+        pad = self._ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        written = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            pixel_values=images.to(model.device, model.dtype),
+            generation_config=_greedy(self.max_new_tokens, self._ends, pad),
+        )[:, length:]
+        return [self._read(row) for row in written.tolist()]
+
+    def _read(self, ids: list[int]) -> tuple[str, bool]:
+        """Text up to the first end-of-text token, and whether there was none."""
+        end = next((place for place, token in enumerate(ids) if token in self._ends), None)
+        text = self.checkpoint.processor.tokenizer.decode(
+            ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text, end is None
+
+    def _predict(self, query: Query, answers: Sequence[tuple[str, bool]]) -> Prediction:
+        """Masks of the answers to one query, one answer for each target."""
+        settings, size_hw = self.checkpoint.settings, query.frames[0].size[::-1]
+        read = [read_answer(text, settings.grid_hw, codec=settings.codec) for text, _ in answers]
+        faults = []
+        for target, answer, (_, truncated) in zip(query.targets, read, answers, strict=True):
+            found = [str(fault) for fault in answer.faults]
+            if truncated:
+                found.insert(0, f"truncated: the answer has no end within {self.max_new_tokens} tokens")
+            faults += found if len(query.targets) == 1 else [f"{target!r}: {fault}" for fault in found]
+        return Prediction(
+            masks=np.stack([self._draw(answer.foreground, size_hw) for answer in read])[:, None],
+            absent=np.array([answer.outcome == "empty" for answer in read]),
+            text="\n".join(text for text, _ in answers),
+            faults=tuple(faults),
+            labels=self._areas(read, size_hw),
+        )
+
+    def _areas(self, answers: Sequence[Answer], size_hw: tuple[int, int]) -> dict[str, int]:
+        """Pixel count of each label, in order of first use."""
+        cells: dict[str, BoolArray] = {}
+        for block in (block for answer in answers for block in answer.blocks):
+            for index, label in enumerate(block.labels[1:], start=1):
+                here = block.grid == index
+                cells[label] = cells[label] | here if label in cells else here
+        return {label: int(self._draw(grid, size_hw).sum()) for label, grid in cells.items()}
+
+    def _draw(self, grid: BoolArray, size_hw: tuple[int, int]) -> BoolArray:
+        return grid_to_mask(grid, size_hw, method=self._upsample)
+
+
+def _end_tokens(checkpoint: Checkpoint) -> list[int]:
+    """Ids that end an answer: the tokenizer's first, then those of the model's generation config."""
+    more: Any = checkpoint.model.generation_config.eos_token_id
+    listed = more if isinstance(more, list) else [] if more is None else [more]
+    return list(dict.fromkeys([checkpoint.processor.tokenizer.eos_token_id, *listed]))
+
+
+def _greedy(max_new_tokens: int, ends: list[int], pad: int) -> GenerationConfig:
+    """Plain greedy decoding; names every setting that a model's own generation config could bring in."""
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        min_new_tokens=0,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=ends,
+        pad_token_id=pad,
+    )
