@@ -1,0 +1,229 @@
+"""Conversation records as model input. Images are read when they are needed, texts are measured before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from llava.codec import read_answer
+from llava.constants import IGNORE_INDEX, SEG_OPEN
+from llava.data.prompt import render
+from llava.data.records import Record, read_records
+from llava.data.tokens import image_token_count, pixel_values, tokenize
+from llava.settings import SegmentationSettings
+
+MEASURED_AT_ONCE = 256
+"""Texts per call of the tokenizer while samples are measured."""
+ANSWERS_DECODED = 200
+"""Records whose answers are decoded before training, spread evenly."""
+
+
+def rounds_of(record: Record) -> list[tuple[str, str]]:
+    """(question, answer) of every round of a record."""
+    texts = [turn["value"] for turn in record["conversations"]]
+    return list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def load_records(paths: Sequence[str], *, image_folder: Path, settings: SegmentationSettings) -> list[Record]:
+    """Records of all files in order, checked against the checkpoint's settings and the image folder.
+
+    Raises:
+        ValueError: damaged or empty files, records of another grid, or answers that the codec cannot read.
+        FileNotFoundError: images are missing.
+    """
+    records: list[Record] = []
+    for path in paths:
+        found = read_records(Path(path))
+        _check_grid(path, found, settings)
+        _check_answers(path, found, settings)
+        records += found
+    _check_images(records, image_folder)
+    return records
+
+
+def _check_grid(path: str, records: Sequence[Record], settings: SegmentationSettings) -> None:
+    """Refuse records that were written for another grid."""
+    needed = tuple(settings.grid_hw)
+    with_grid = [record for record in records if record.get("height") is not None]
+    other = [record for record in with_grid if (record["height"], record["width"]) != needed]
+    if other:
+        has, wants = f"{other[0]['height']}x{other[0]['width']}", f"{needed[0]}x{needed[1]}"
+        raise ValueError(
+            f"{path}: {len(other)} of {len(with_grid)} records have a {has} grid, first {other[0]['id']!r}; "
+            f"the checkpoint has {wants}: build the records with --grid {wants}, or train the checkpoint for "
+            f"another grid with --grid {has}"
+        )
+
+
+def _check_answers(path: str, records: Sequence[Record], settings: SegmentationSettings) -> None:
+    """Decode some answers, so that a wrong codec shows before training."""
+    for record in records[:: max(1, len(records) // ANSWERS_DECODED)]:
+        for _, answer in rounds_of(record):
+            if SEG_OPEN not in answer:
+                continue
+            read = read_answer(answer, settings.grid_hw, codec=settings.codec)
+            if read.faults:
+                raise ValueError(
+                    f"{path}: an answer of record {record['id']!r} does not read as {settings.codec!r}: "
+                    f"{read.faults[0]}; give the --codec that the records were built with"
+                )
+
+
+def _check_images(records: Sequence[Record], image_folder: Path) -> None:
+    """Every image file that a record names exists."""
+    names = dict.fromkeys(record["image"] for record in records if "image" in record)
+    missing = [name for name in names if not (image_folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(names)} images not found, first {image_folder / missing[0]}; "
+            "--image_folder is the folder that the records' image paths start from"
+        )
+
+
+def token_lengths(records: Sequence[Record], processor: Any, settings: SegmentationSettings) -> list[int]:  # noqa: ANN401
+    """Number of tokens of every record, image tokens included: the length of what `tokenize` gives."""
+    image_tokens = image_token_count(processor)
+    has_bos = processor.tokenizer.bos_token_id is not None
+    lengths: list[int] = []
+    quiet = int(os.environ.get("RANK", "0")) > 0
+    with tqdm(total=len(records), desc="measuring records", unit="record", disable=quiet) as bar:
+        for start in range(0, len(records), MEASURED_AT_ONCE):
+            part = records[start : start + MEASURED_AT_ONCE]
+            texts = [
+                "".join(text for text, _ in render(settings.prompt, rounds_of(record))) for record in part
+            ]
+            for ids in processor.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids:
+                images = ids.count(processor.image_token_id)
+                lengths.append(len(ids) + has_bos + images * (image_tokens - 1))
+            bar.update(len(part))
+    return lengths
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Records that fit the longest allowed sample.
+
+    Attributes:
+        records: the ones that are kept, in order.
+        lengths: tokens of each.
+        skipped: how many were left out.
+    """
+
+    records: list[Record]
+    lengths: list[int]
+    skipped: int
+
+
+def fit_records(records: Sequence[Record], lengths: Sequence[int], limit: int, *, policy: str) -> Fitted:
+    """Keep the records of at most `limit` tokens. No sample is ever cut.
+
+    Args:
+        records: conversation records.
+        lengths: tokens of each.
+        limit: longest allowed sample in tokens.
+        policy: "error" refuses longer samples, "skip" leaves them out.
+
+    Raises:
+        ValueError: there are longer samples and the policy is "error", or none is left.
+    """
+    kept = [index for index, length in enumerate(lengths) if length <= limit]
+    skipped = len(records) - len(kept)
+    longest = max(lengths)
+    if skipped and (policy == "error" or not kept):
+        first = next(index for index, length in enumerate(lengths) if length > limit)
+        raise ValueError(
+            f"{skipped} of {len(records)} records are longer than {limit} tokens, the longest has {longest} "
+            f"(first: {records[first]['id']!r}); set --model_max_length {longest} if the base can take it, "
+            "--long_samples skip to leave them out, or build records with a smaller grid or fewer rounds"
+        )
+    return Fitted([records[index] for index in kept], [lengths[index] for index in kept], skipped)
+
+
+class ConversationDataset(Dataset[dict[str, torch.Tensor]]):
+    """Features of one record at a time: input_ids int64 (n,), labels int64 (n,), pixel_values (1, 3, S, S).
+
+    Records without an image have no pixel_values. Images of records without a mask are squashed like the
+    others, as inference does it; Text4Seg pads those.
+
+    Args:
+        records: checked conversation records.
+        image_folder: folder that their image paths start from.
+        processor: the checkpoint's `LlavaProcessor`.
+        settings: the checkpoint's settings.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        image_folder: Path,
+        *,
+        processor: Any,  # noqa: ANN401
+        settings: SegmentationSettings,
+    ) -> None:
+        self.records = records
+        self.image_folder = image_folder
+        self.processor = processor
+        self.settings = settings
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        record = self.records[index]
+        ids, labels = tokenize(render(self.settings.prompt, rounds_of(record)), self.processor)
+        features = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+        if "image" in record:
+            image = open_image(self.image_folder / record["image"], crop=record.get("crop_size"))
+            features["pixel_values"] = pixel_values([image], self.processor, self.settings)
+        return features
+
+
+def open_image(path: Path, *, crop: Sequence[int] | None = None) -> Image.Image:
+    """RGB image in the orientation in which its file stores the pixels, where the masks lie.
+
+    Args:
+        path: image file.
+        crop: (left, top, right, bottom) in pixels to cut out, as Text4Seg's semantic records give it.
+
+    Raises:
+        ValueError: the file is no image, or is cut short.
+    """
+    try:
+        with Image.open(path) as image:
+            rgb = image.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"image {path} cannot be read ({error}); fetch the file again") from error
+    return rgb.crop(tuple(crop)) if crop else rgb  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Batch of features: texts padded on the right, the images of those that have one stacked.
+
+    Attributes:
+        pad_id: token id of the padding, which no position attends to.
+    """
+
+    pad_id: int
+
+    def __call__(self, features: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """input_ids, labels and attention_mask int64 (b, n); pixel_values float32 (images, 3, S, S)."""
+        pad = torch.nn.utils.rnn.pad_sequence
+        ids = [feature["input_ids"] for feature in features]
+        batch = {
+            "input_ids": pad(ids, batch_first=True, padding_value=self.pad_id),
+            "labels": pad([f["labels"] for f in features], batch_first=True, padding_value=IGNORE_INDEX),
+            "attention_mask": pad([torch.ones_like(row) for row in ids], batch_first=True),
+        }
+        images = [feature["pixel_values"] for feature in features if "pixel_values" in feature]
+        if images:
+            batch["pixel_values"] = torch.cat(images)
+        return batch

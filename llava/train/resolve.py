@@ -1,0 +1,149 @@
+"""Which settings a run has: the base's `segmentation.json`, changed by what was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, LlavaConfig
+
+from llava.constants import SEGMENTATION_FILE
+from llava.model.checkpoint import ORIGINAL_LAYOUT
+from llava.settings import SegmentationSettings
+from llava.train.arguments import ModelArguments, parse_grid
+
+DEFAULT_LENGTH = 3072
+"""Longest sample in tokens, Text4Seg's finetune_lora.sh."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What is known of the base before its weights are read.
+
+    Attributes:
+        path: folder or model id, as it was given.
+        config: its `LlavaConfig`.
+        settings: content of its `segmentation.json`; None where it has none.
+    """
+
+    path: str
+    config: Any
+    settings: SegmentationSettings | None
+
+    @property
+    def image_side(self) -> int:
+        """Side in pixels of the square that the vision tower takes."""
+        return int(self.config.vision_config.image_size)
+
+    @property
+    def max_positions(self) -> int:
+        """Most tokens that the language model can take."""
+        return int(self.config.text_config.max_position_embeddings)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Settings of a run, and where each came from.
+
+    Attributes:
+        settings: what the new checkpoint will say.
+        origins: for every field a phrase such as "inherited from the base".
+        max_length: longest sample in tokens.
+    """
+
+    settings: SegmentationSettings
+    origins: dict[str, str]
+    max_length: int
+
+    def table(self) -> str:
+        """The settings as lines of name, value and origin."""
+        lines = []
+        for name, origin in self.origins.items():
+            value: Any = self.max_length if name == "model_max_length" else getattr(self.settings, name)
+            if name == "grid_hw":
+                value = f"{value[0]}x{value[1]}"
+            lines.append(f"  {name:<17} {value!s:<12} {origin}")
+        return "\n".join(lines)
+
+
+def read_base(path: str) -> Base:
+    """Configuration and settings of a base, without its weights.
+
+    Raises:
+        ValueError: it is no Hugging Face LLaVA.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--model_name_or_path {path}: no configuration that transformers can read ({error}); "
+            "give a folder written by save_pretrained, or a model id such as llava-hf/llava-1.5-7b-hf"
+        ) from error
+    if not isinstance(config, LlavaConfig):
+        raise ValueError(
+            f"--model_name_or_path {path} holds a {config.model_type!r} model; needed is 'llava'"
+        )
+    if any(hasattr(config, key) for key in ORIGINAL_LAYOUT):
+        raise ValueError(
+            f"--model_name_or_path {path} is in the layout of the original LLaVA code; take the weights in "
+            "transformers' layout, for example llava-hf/llava-1.5-7b-hf"
+        )
+    has_settings = Path(path, SEGMENTATION_FILE).is_file()
+    return Base(path, config, SegmentationSettings.load(Path(path)) if has_settings else None)
+
+
+def resolve(model: ModelArguments, base: Base, max_length: int | None = None) -> Resolved:
+    """Settings of the run: given flags first, then the base's file, then the defaults.
+
+    Raises:
+        ValueError: nothing says which grid the records have, the image side does not fit the vision tower, or
+            `max_length` is more than the language model can take. All problems in one message.
+    """
+    given = {
+        "codec": model.codec,
+        "grid_hw": parse_grid(model.grid) if model.grid else None,
+        "image_side": model.image_side,
+        "interpolation": model.interpolation,
+        "prompt": model.version,
+        "cell_policy": model.cell_policy,
+        "upsample": model.upsample,
+    }
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for item in fields(SegmentationSettings):
+        if item.name in {"training", "scores"}:
+            continue
+        values[item.name], origins[item.name] = _choose(item.name, given.get(item.name), base)
+    problems = []
+    if given["grid_hw"] is None and base.settings is None:
+        problems.append(
+            f"{base.path} has no {SEGMENTATION_FILE}; say which grid the records have, for example --grid 16"
+        )
+    if values["image_side"] != base.image_side:
+        problems.append(
+            f"image side {values['image_side']} ({origins['image_side']}) does not fit the vision tower, "
+            f"which takes {base.image_side} pixels; leave --image_side out"
+        )
+    if max_length is not None and max_length > base.max_positions:
+        problems.append(f"--model_max_length {max_length}: {base.path} can take at most {base.max_positions}")
+    if problems:
+        raise ValueError("the run cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
+    origins["model_max_length"] = "given" if max_length else "default, or what the base can take"
+    return Resolved(
+        SegmentationSettings(**values), origins, max_length or min(DEFAULT_LENGTH, base.max_positions)
+    )
+
+
+def _choose(name: str, given: object, base: Base) -> tuple[Any, str]:
+    """Value of one settings field and where it came from."""
+    inherited = getattr(base.settings, name) if base.settings else None
+    if given is not None:
+        if inherited is None:
+            return given, "given"
+        return given, "given, as in the base" if given == inherited else f"given, the base has {inherited}"
+    if inherited is not None:
+        return inherited, "inherited from the base"
+    if name == "image_side":
+        return base.image_side, "side of the base's vision tower"
+    return getattr(SegmentationSettings(), name), "default"

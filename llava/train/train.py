@@ -1,0 +1,241 @@
+r"""Fine-tune a LLaVA on conversation records whose answers are masks written as text.
+
+    python -m llava.train.train --model_name_or_path BASE --data_path train.json --image_folder DIR \
+        --output_dir OUT
+    torchrun --nproc_per_node 8 -m llava.train.train ... --deepspeed scripts/zero2.json
+
+Flags have LLaVA's names (--help lists them); scripts/v1_5/finetune_lora.sh gives the published values.
+OUT holds the adapter, `projector.safetensors`, the processor, `segmentation.json` and `training.json`. A run
+that was killed goes on with the same command and --resume, and ends with the weights of an unbroken run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from peft import PeftModel
+from transformers import LlavaForConditionalGeneration, TrainingArguments, set_seed
+
+from llava.files import write_text_atomic
+from llava.model.checkpoint import load_base, load_processor
+from llava.settings import SegmentationSettings
+from llava.train.arguments import Arguments, parse, run_on_cpu, training_arguments
+from llava.train.dataset import (
+    Collator,
+    ConversationDataset,
+    Fitted,
+    fit_records,
+    load_records,
+    token_lengths,
+)
+from llava.train.lora import add_lora, count_parameters, train_language_model
+from llava.train.resolve import Resolved, read_base, resolve
+from llava.train.trainer import MaskTextTrainer, last_whole_checkpoint
+
+RUN_FILE = "training.json"
+WEIGHTS = ("checkpoint-*", "adapter_model.*", "model*.safetensors")
+"""What a run leaves in its output folder that must not be lost."""
+log = logging.getLogger("llava.train")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that has passed every check and has read no weights.
+
+    Attributes:
+        arguments: what was asked for.
+        resolved: settings of the checkpoint to come.
+        processor: the base's.
+        fitted: records to train on, with their lengths.
+        checkpoint: where to go on; None starts from the base.
+    """
+
+    arguments: Arguments
+    resolved: Resolved
+    processor: Any
+    fitted: Fitted
+    checkpoint: Path | None
+
+    def facts(self) -> dict[str, Any]:
+        """What must be the same when the run is resumed."""
+        flags = {f"--{name}": value for name, value in self.arguments.fixed().items()}
+        return flags | {
+            "number of records": len(self.fitted.records),
+            "number of tokens": sum(self.fitted.lengths),
+            "number of processes": int(os.environ.get("WORLD_SIZE", "1")),
+        }
+
+
+def prepare(argv: Sequence[str]) -> Plan:
+    """Check everything that can be checked without weights.
+
+    Raises:
+        ValueError: wrong flags, records that do not fit the base, or an output folder of another run.
+        FileNotFoundError: images are missing.
+    """
+    arguments = parse(argv)
+    data, run = arguments.data, arguments.run
+    resolved = resolve(arguments.model, read_base(arguments.model.model_name_or_path), data.model_max_length)
+    log.info("settings of %s:\n%s", arguments.model.model_name_or_path, resolved.table())
+    checkpoint = _place_to_resume(Path(run.output_dir), run.resume)
+    processor = load_processor(arguments.model.model_name_or_path)
+    records = load_records(data.data_path, image_folder=Path(data.image_folder), settings=resolved.settings)
+    lengths = token_lengths(records, processor, resolved.settings)
+    fitted = fit_records(records, lengths, resolved.max_length, policy=data.long_samples)
+    log.info(
+        "%d records, %d to %d tokens; %d longer than %d left out",
+        len(fitted.records),
+        min(fitted.lengths),
+        max(fitted.lengths),
+        fitted.skipped,
+        resolved.max_length,
+    )
+    plan = Plan(arguments, resolved, processor, fitted, checkpoint)
+    _refuse_other_run(plan)
+    return plan
+
+
+def _place_to_resume(output_dir: Path, resume: bool) -> Path | None:
+    """Checkpoint to go on from; weights in the output folder are never written over without --resume."""
+    if resume:
+        checkpoint = last_whole_checkpoint(output_dir)
+        log.info("resuming from %s", checkpoint or "the start: no whole checkpoint yet")
+        return checkpoint
+    if any(found for pattern in WEIGHTS for found in output_dir.glob(pattern)):
+        raise ValueError(
+            f"--output_dir {output_dir} already holds a training run; add --resume to go on with it, "
+            "or choose another folder"
+        )
+    return None
+
+
+def _refuse_other_run(plan: Plan) -> None:
+    """Raise if the checkpoint to go on from was made with other flags or data."""
+    path = Path(plan.arguments.run.output_dir, RUN_FILE)
+    if plan.checkpoint is None or not path.is_file():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))["facts"]
+    now = json.loads(json.dumps(plan.facts()))
+    changed = [
+        f"{name} was {before.get(name)!r}, is {value!r}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"--resume: the run in {path.parent} was started otherwise; repeat its command, or choose "
+            "another folder:\n" + "\n".join(f"- {change}" for change in changed)
+        )
+
+
+def build_model(plan: Plan) -> PeftModel | LlavaForConditionalGeneration:
+    """The base with the parts to train marked; adapters come from the seed."""
+    asked, run = plan.arguments.model, plan.arguments.run
+    dtype = torch.bfloat16 if run.bf16 else torch.float16 if run.fp16 else torch.float32
+    model: Any = load_base(asked.model_name_or_path, dtype=dtype, attn=asked.attn).model
+    set_seed(run.seed)
+    if run.gradient_checkpointing:
+        model.enable_input_require_grads()
+        _recompute_activations(model)
+    if asked.lora_enable:
+        model = add_lora(model, rank=asked.lora_r, alpha=asked.lora_alpha, dropout=asked.lora_dropout)
+    else:
+        model = train_language_model(model)
+    log.info("training %.2f M of %.2f M parameters", *(count / 1e6 for count in count_parameters(model)))
+    return model
+
+
+def _recompute_activations(model: Any) -> None:  # noqa: ANN401
+    """Turn on gradient checkpointing under the name that this version of transformers has for it."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def new_settings(plan: Plan) -> SegmentationSettings:
+    """Settings of the run with the facts of its training."""
+    facts = {
+        "command": shlex.join(["python", "-m", "llava.train.train", *plan.arguments.argv]),
+        "base": plan.arguments.model.model_name_or_path,
+        "seed": plan.arguments.run.seed,
+        "records": len(plan.fitted.records),
+        "skipped": plan.fitted.skipped,
+        "versions": {module.__name__: module.__version__ for module in (torch, transformers, peft)},
+    }
+    return replace(plan.resolved.settings, training=facts)
+
+
+def build_trainer(plan: Plan, args: TrainingArguments) -> MaskTextTrainer:
+    """Model, data and optimizer of a plan, put together."""
+    data, settings = plan.arguments.data, new_settings(plan)
+    dataset = ConversationDataset(
+        plan.fitted.records, Path(data.image_folder), processor=plan.processor, settings=settings
+    )
+    tokenizer = plan.processor.tokenizer
+    pairs = zip(plan.fitted.records, plan.fitted.lengths, strict=True)
+    pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return MaskTextTrainer(
+        build_model(plan),
+        args,
+        train_dataset=dataset,
+        collator=Collator(pad_id),
+        processor=plan.processor,
+        settings=settings,
+        lengths=[length if "image" in record else -length for record, length in pairs],
+        options={
+            "projector_lr": plan.arguments.model.mm_projector_lr,
+            "grouped": data.group_by_modality_length,
+        },
+    )
+
+
+def train(plan: Plan) -> MaskTextTrainer:
+    """Run a plan and save what it made; the trainer comes back for tests."""
+    run = plan.arguments.run
+    if run.deepspeed and run_on_cpu(run):
+        _keep_deepspeed_from_compiling()
+    args = training_arguments(plan.arguments)
+    if args.should_save:
+        written = {"facts": plan.facts(), "command": new_settings(plan).training["command"]}
+        write_text_atomic(Path(run.output_dir, RUN_FILE), json.dumps(written, indent=2) + "\n")
+    trainer = build_trainer(plan, args)
+    trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
+    trainer.save_model()
+    log.info("saved %s", run.output_dir)
+    return trainer
+
+
+def _keep_deepspeed_from_compiling() -> None:
+    """Leave CPU communication to gloo: DeepSpeed's own needs a C++ compiler, and a minute at first use."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: a wrong setting ends with a sentence, a crash in training with its traceback."""
+    first = int(os.environ.get("RANK", "0")) == 0
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
+    try:
+        plan = prepare(sys.argv[1:] if argv is None else argv)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+    train(plan)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

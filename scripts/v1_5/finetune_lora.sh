@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# LoRA fine-tuning of a LLaVA on mask-text records. Nothing to edit: every variable can be set from outside.
+#
+#   bash scripts/v1_5/finetune_lora.sh                                   # 8 GPUs, published values
+#   NPROC_PER_NODE=1 DEEPSPEED= bash scripts/v1_5/finetune_lora.sh       # one process
+#   MODEL=playground/checkpoints/tiny-llava-refshapes DATA=train.json IMAGES=playground/data/refer_seg/images \
+#     GRID= VERSION= LORA_R=16 LORA_ALPHA=32 MAX_STEPS=100 bash scripts/v1_5/finetune_lora.sh    # a laptop
+#
+# The values are those of Text4Seg's LLaVA track: 4 samples x 4 accumulations x 8 GPUs = 128 samples a step,
+# 2 epochs, r 64, alpha 128, learning rates 2e-4 and 2e-5 (projector), cosine with 3 % warm-up.
+# Paths start from the repository's root. Flags after the script's name are passed on and win: bash scripts/v1_5/finetune_lora.sh --resume
+set -euo pipefail
+
+MODEL=${MODEL:-llava-hf/llava-1.5-7b-hf}          # base: Hugging Face LLaVA, folder or model id
+DATA=${DATA:-playground/data/json_files/refcoco_16_two_round_2.json}   # record files, separated by spaces
+IMAGES=${IMAGES:-playground/data}                 # folder that the records' image paths start from
+OUTPUT=${OUTPUT:-checkpoints/text4seg-lora}
+VERSION=${VERSION:-}                              # prompt; empty: the base's, else text4seg_v1
+GRID=${GRID:-}                                    # label grid; empty: the base's
+LORA_R=${LORA_R:-64}
+LORA_ALPHA=${LORA_ALPHA:-128}
+LORA_DROPOUT=${LORA_DROPOUT:-0.05}
+LEARNING_RATE=${LEARNING_RATE:-2e-4}
+PROJECTOR_LR=${PROJECTOR_LR:-2e-5}
+EPOCHS=${EPOCHS:-2}
+MAX_STEPS=${MAX_STEPS:--1}                        # above 0 it replaces EPOCHS
+BATCH=${BATCH:-4}                                 # samples per process and forward pass
+ACCUMULATION=${ACCUMULATION:-4}
+WARMUP=${WARMUP:-0.03}
+SCHEDULE=${SCHEDULE:-cosine}
+MAX_LENGTH=${MAX_LENGTH:-}                        # tokens; empty: 3072, or less where the base takes less
+LONG_SAMPLES=${LONG_SAMPLES:-error}               # error or skip
+CHECKPOINTING=${CHECKPOINTING:-True}              # less memory, a third more time
+SAVE_STEPS=${SAVE_STEPS:-1000}
+WORKERS=${WORKERS:-4}
+REPORT_TO=${REPORT_TO:-none}                      # none, tensorboard, wandb
+SEED=${SEED:-42}
+if command -v nvidia-smi > /dev/null && nvidia-smi -L > /dev/null 2>&1; then
+  gpus=$(nvidia-smi -L | wc -l)
+else
+  gpus=0
+fi
+NPROC_PER_NODE=${NPROC_PER_NODE:-$((gpus > 1 ? gpus : 1))}
+NNODES=${NNODES:-1}                               # machines; each runs this script with its NODE_RANK
+NODE_RANK=${NODE_RANK:-0}
+MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
+PRECISION=${PRECISION:-$([ "$gpus" -gt 0 ] && echo fp16 || echo fp32)}   # fp16, bf16 or fp32
+LAUNCHER=${LAUNCHER:-auto}                        # auto, python, torchrun or deepspeed
+DEEPSPEED=${DEEPSPEED-$([ "$gpus" -gt 1 ] && echo scripts/zero2.json || true)}   # empty: plain data parallel
+MASTER_PORT=${MASTER_PORT:-29500}
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
+
+flags=(
+  --model_name_or_path "$MODEL"
+  --image_folder "$IMAGES"
+  --output_dir "$OUTPUT"
+  --lora_enable True --lora_r "$LORA_R" --lora_alpha "$LORA_ALPHA" --lora_dropout "$LORA_DROPOUT"
+  --learning_rate "$LEARNING_RATE" --mm_projector_lr "$PROJECTOR_LR"
+  --num_train_epochs "$EPOCHS" --max_steps "$MAX_STEPS"
+  --per_device_train_batch_size "$BATCH" --gradient_accumulation_steps "$ACCUMULATION"
+  --weight_decay 0. --warmup_ratio "$WARMUP" --lr_scheduler_type "$SCHEDULE"
+  --group_by_modality_length True --long_samples "$LONG_SAMPLES"
+  --gradient_checkpointing "$CHECKPOINTING"
+  --save_steps "$SAVE_STEPS" --save_total_limit 1 --logging_steps 1
+  --dataloader_num_workers "$WORKERS" --report_to "$REPORT_TO" --seed "$SEED"
+)
+read -r -a data <<< "$DATA"
+flags+=(--data_path "${data[@]}")
+if [ -n "$VERSION" ]; then flags+=(--version "$VERSION"); fi
+if [ -n "$GRID" ]; then flags+=(--grid "$GRID"); fi
+if [ -n "$MAX_LENGTH" ]; then flags+=(--model_max_length "$MAX_LENGTH"); fi
+if [ -n "$DEEPSPEED" ]; then flags+=(--deepspeed "$DEEPSPEED"); fi
+case "$PRECISION" in
+  fp16 | bf16) flags+=("--$PRECISION" True) ;;
+  fp32) ;;
+  *) echo "error: PRECISION=$PRECISION; known are fp16, bf16, fp32" >&2; exit 2 ;;
+esac
+
+if [ "$LAUNCHER" = auto ]; then
+  if [ "$NPROC_PER_NODE" -gt 1 ] || [ "$NNODES" -gt 1 ] || [ -n "$DEEPSPEED" ]; then
+    LAUNCHER=torchrun
+  else
+    LAUNCHER=python
+  fi
+fi
+case "$LAUNCHER" in
+  python)
+    launch=("$PYTHON" -m llava.train.train) ;;
+  torchrun)
+    launch=("$PYTHON" -m torch.distributed.run --nproc_per_node "$NPROC_PER_NODE" --nnodes "$NNODES"
+      --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT"
+      -m llava.train.train) ;;
+  deepspeed)
+    launch=("$PYTHON" -m deepspeed.launcher.runner --num_gpus "$NPROC_PER_NODE" --master_port "$MASTER_PORT"
+      --module llava.train.train) ;;
+  *) echo "error: LAUNCHER=$LAUNCHER; known are auto, python, torchrun, deepspeed" >&2; exit 2 ;;
+esac
+
+set -x
+exec "${launch[@]}" "${flags[@]}" "$@"

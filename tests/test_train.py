@@ -1,0 +1,405 @@
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_GRID, tiny_llava, tiny_settings
+from safetensors.torch import load_file
+from torch.utils.data import BatchSampler
+from transformers import TrainerCallback
+
+from llava.constants import IGNORE_INDEX
+from llava.data.prompt import render
+from llava.data.records import write_records
+from llava.data.tokens import pixel_values, tokenize
+from llava.model.checkpoint import load_checkpoint
+from llava.train.dataset import (
+    Collator,
+    ConversationDataset,
+    fit_records,
+    load_records,
+    open_image,
+    rounds_of,
+    token_lengths,
+)
+from llava.train.lora import add_lora, language_linears, parameter_groups, projector_of, train_language_model
+from llava.train.train import prepare, train
+from llava.train.trainer import SampleOrder, last_whole_checkpoint, sample_order
+
+ROOT = Path(__file__).parents[1]
+
+
+def record(number, with_image=True):
+    """A record of one round whose mask is one row of the grid."""
+    rows, columns = TINY_GRID
+    mask = "\n ".join(
+        f"{'red square' if row == number % rows else 'others'} *{columns}" for row in range(rows)
+    )
+    question, answer = "<image>\nWhere is it?" if with_image else "Hello?", f"Here:\n<seg>{mask}\n</seg>"
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer if with_image else "Hi."}]
+    image = {"image": f"images/{number}.png", "height": rows, "width": columns} if with_image else {}
+    return {"id": f"r{number}", **image, "conversations": turns}
+
+
+@pytest.fixture
+def data(tmp_path, picture):
+    """Folder with eight images and `train.json`."""
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        picture(30, 20, seed=number).save(tmp_path / "images" / f"{number}.png")
+    write_records(tmp_path / "train.json", [record(number) for number in range(8)])
+    return tmp_path
+
+
+def command(base, data, output, *more):
+    flags = {
+        "model_name_or_path": base,
+        "data_path": data / "train.json",
+        "image_folder": data,
+        "output_dir": output,
+        "max_steps": 4,
+        "save_steps": 2,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "lora_r": 4,
+        "lora_alpha": 8,
+        "learning_rate": 1e-2,
+        "dataloader_num_workers": 0,
+        "gradient_checkpointing": False,
+    }
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))] + list(more)
+
+
+def trained_weights(folder):
+    return load_file(folder / "adapter_model.safetensors"), load_file(folder / "projector.safetensors")
+
+
+def assert_identical(folder, other):
+    for ours, theirs in zip(trained_weights(folder), trained_weights(other), strict=True):
+        assert ours.keys() == theirs.keys() and len(ours) > 1
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_features_are_the_tokens_and_pixels_of_inference(data):
+    processor = tiny_llava()[1]
+    records = [record(3), record(9, with_image=False)]
+    dataset = ConversationDataset(records, data, processor=processor, settings=tiny_settings())
+    features = dataset[0]
+    ids, labels = tokenize(render("plain_v1", rounds_of(records[0])), processor)
+    assert features["input_ids"].tolist() == ids and features["labels"].tolist() == labels
+    image = open_image(data / "images" / "3.png")
+    assert torch.equal(features["pixel_values"], pixel_values([image], processor, tiny_settings()))
+    assert "pixel_values" not in dataset[1]
+
+
+def test_a_batch_is_padded_on_the_right_and_padding_is_not_learnt():
+    rows = [{"input_ids": torch.tensor(row), "labels": torch.tensor(row)} for row in ([5, 6, 7], [8])]
+    rows[0]["pixel_values"] = torch.zeros(1, 3, 4, 4)
+    batch = Collator(pad_id=0)(rows)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch["labels"].tolist() == [[5, 6, 7], [8, IGNORE_INDEX, IGNORE_INDEX]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["pixel_values"].shape == (1, 3, 4, 4)
+
+
+def test_measured_lengths_are_those_of_the_samples(data):
+    processor = tiny_llava()[1]
+    records = [record(number, with_image=number % 3 > 0) for number in range(6)]
+    dataset = ConversationDataset(records, data, processor=processor, settings=tiny_settings())
+    expected = [len(dataset[index]["input_ids"]) for index in range(6)]
+    assert token_lengths(records, processor, tiny_settings()) == expected
+
+
+def test_too_long_samples_stop_the_run_or_are_left_out_but_never_cut():
+    records = [{"id": name} for name in "abc"]
+    with pytest.raises(
+        ValueError, match=r"2 of 3 records are longer than 5 tokens, the longest has 9 \(first: 'b'\)"
+    ):
+        fit_records(records, [5, 6, 9], 5, policy="error")
+    fitted = fit_records(records, [5, 6, 9], 5, policy="skip")
+    assert (fitted.records, fitted.lengths, fitted.skipped) == ([{"id": "a"}], [5], 2)
+    with pytest.raises(ValueError, match="3 of 3 records"):
+        fit_records(records, [6, 6, 9], 5, policy="skip")
+
+
+def test_records_of_another_grid_are_refused(data):
+    with pytest.raises(
+        ValueError, match=r"8 of 8 records have a 4x4 grid, first 'r0'; the checkpoint has 5x4: .* --grid 5x4"
+    ):
+        load_records([str(data / "train.json")], image_folder=data, settings=tiny_settings(grid_hw=(5, 4)))
+
+
+def test_records_of_another_codec_are_refused(data):
+    with pytest.raises(ValueError, match="record 'r0' does not read as 'full'"):
+        load_records([str(data / "train.json")], image_folder=data, settings=tiny_settings(codec="full"))
+
+
+def test_a_missing_image_is_named_before_training(data):
+    (data / "images" / "5.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 8 images not found, first .*5.png; --image_folder"):
+        load_records([str(data / "train.json")], image_folder=data, settings=tiny_settings())
+
+
+def test_a_truncated_image_is_named(data):
+    path = data / "images" / "0.png"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"0.png cannot be read .*fetch the file again"):
+        open_image(path)
+
+
+def test_lora_goes_on_every_language_linear_and_nowhere_else():
+    model = add_lora(tiny_llava()[0], rank=2, alpha=4, dropout=0.0)
+    adapted = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    assert len(adapted) == 2 * 7
+    assert not [
+        name for name in adapted if "vision_tower" in name or "projector" in name or "lm_head" in name
+    ]
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in trained if "lora_" not in name} == {
+        f"base_model.model.model.multi_modal_projector.linear_{layer}.{kind}"
+        for layer in (1, 2)
+        for kind in ("weight", "bias")
+    }
+
+
+def test_a_model_without_language_linears_is_refused():
+    with pytest.raises(ValueError, match="no linear layers under"):
+        language_linears(torch.nn.Linear(2, 2))
+
+
+def test_trained_weights_are_float32_in_a_half_precision_model():
+    model = add_lora(tiny_llava()[0].to(torch.bfloat16), rank=2, alpha=4, dropout=0.0)
+    kinds = {(parameter.requires_grad, parameter.dtype) for parameter in model.parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+
+
+@pytest.mark.parametrize(("projector_lr", "expected"), [(1e-5, {1e-3, 1e-5}), (None, {1e-3})])
+def test_the_projector_has_its_own_learning_rate(projector_lr, expected):
+    model = add_lora(tiny_llava()[0], rank=2, alpha=4, dropout=0.0)
+    groups = parameter_groups(model, learning_rate=1e-3, projector_lr=projector_lr, weight_decay=0.1)
+    assert {group["lr"] for group in groups} == expected and groups[0]["lr"] == 1e-3
+    projector = {id(parameter) for parameter in projector_of(model).parameters()}
+    for group in groups:
+        inside = {id(parameter) in projector for parameter in group["params"]}
+        assert inside == {group["lr"] == 1e-5} or projector_lr is None
+        assert (group["weight_decay"] == 0.0) == all(parameter.ndim == 1 for parameter in group["params"])
+    counted = sum(parameter.numel() for group in groups for parameter in group["params"])
+    assert counted == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_without_lora_all_but_the_vision_tower_is_trained():
+    model = train_language_model(tiny_llava()[0])
+    frozen = {
+        name.split(".")[1] for name, parameter in model.named_parameters() if not parameter.requires_grad
+    }
+    assert frozen == {"vision_tower"}
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_an_epoch_has_every_sample_once_in_a_seeded_order(grouped):
+    lengths = [random.Random(7).randint(1, 99) for _ in range(103)]
+    orders = [sample_order(lengths, global_batch=8, seed=seed, grouped=grouped) for seed in (1, 1, 2)]
+    assert sorted(orders[0]) == list(range(103))
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_grouped_batches_have_similar_lengths_and_one_kind():
+    rng = random.Random(0)
+    lengths = [rng.randint(10, 500) * rng.choice([1, 1, -1]) for _ in range(4000)]
+    order = sample_order(lengths, global_batch=16, seed=0, grouped=True)
+    batches = [[lengths[index] for index in batch] for batch in BatchSampler(order, 16, False)]
+    mixed = [batch for batch in batches if len({length > 0 for length in batch}) > 1]
+    assert len(mixed) <= 4000 // (16 * 50) + 1
+    spread = sum(max(batch) - min(batch) for batch in batches) / len(batches)
+    assert spread < 50
+
+
+def test_each_epoch_has_another_order():
+    order = SampleOrder([1] * 50, global_batch=4, seed=0, grouped=True)
+    first = list(order)
+    order.set_epoch(1)
+    assert list(order) != first and len(order) == 50
+    order.set_epoch(0)
+    assert list(order) == first
+
+
+def test_training_learns_and_saves_a_checkpoint_that_loads(data, tiny_llava_folder, capsys):
+    plan = prepare(
+        command(
+            tiny_llava_folder, data, data / "out", "--max_steps", "12", "--gradient_checkpointing", "True"
+        )
+    )
+    trainer = train(plan)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 12 and losses[-1] < losses[0] - 0.15
+    assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {1e-2, 2e-5}
+    checkpoint = load_checkpoint(data / "out", device="cpu", dtype=torch.float32)
+    assert checkpoint.settings.grid_hw == TINY_GRID and checkpoint.settings.prompt == "plain_v1"
+    assert checkpoint.settings.training["records"] == 8
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    with torch.no_grad():
+        expected, found = trainer.model.eval()(**batch).logits, checkpoint.model(**batch).logits
+    assert torch.equal(found, expected)
+    shown = capsys.readouterr().out
+    assert "step 1/12  loss " in shown and "samples/s" in shown and "min left" in shown
+
+
+class KillAt(TrainerCallback):
+    """Stand-in for a kill: leaves the training loop in the middle of a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """Function that makes the next training run stop after a step."""
+    from llava.train import train as module
+
+    def arrange(step):
+        build = module.build_trainer
+
+        def build_and_kill(plan, args):
+            trainer = build(plan, args)
+            trainer.add_callback(KillAt(step))
+            monkeypatch.setattr(module, "build_trainer", build)
+            return trainer
+
+        monkeypatch.setattr(module, "build_trainer", build_and_kill)
+
+    return arrange
+
+
+def test_a_killed_run_resumes_to_bit_identical_weights(data, tiny_llava_folder, kill_at):
+    more = ("--lora_dropout", "0.5", "--max_steps", "6")
+    train(prepare(command(tiny_llava_folder, data, data / "whole", *more)))
+    kill_at(5)
+    with pytest.raises(KeyboardInterrupt):
+        train(prepare(command(tiny_llava_folder, data, data / "killed", *more)))
+    assert last_whole_checkpoint(data / "killed").name == "checkpoint-4"
+    train(prepare(command(tiny_llava_folder, data, data / "killed", *more, "--resume")))
+    assert_identical(data / "killed", data / "whole")
+
+
+def test_a_full_fine_tuning_resumes_to_bit_identical_weights(data, tiny_llava_folder, kill_at):
+    more = ("--lora_enable", "False")
+    train(prepare(command(tiny_llava_folder, data, data / "whole", *more)))
+    kill_at(3)
+    with pytest.raises(KeyboardInterrupt):
+        train(prepare(command(tiny_llava_folder, data, data / "killed", *more)))
+    train(prepare(command(tiny_llava_folder, data, data / "killed", *more, "--resume")))
+    ours, theirs = (load_file(data / name / "model.safetensors") for name in ("killed", "whole"))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    base = load_file(tiny_llava_folder / "model.safetensors")
+    changed = {name.split(".")[0] for name in base if not torch.equal(base[name], ours[name])}
+    assert changed == {"language_model", "multi_modal_projector"}
+
+
+def test_a_checkpoint_cut_off_by_a_kill_is_passed_over(tmp_path):
+    for step, state in ((2, '{"global_step": 2}'), (4, '{"global_step'), (10, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "rng_state.pth").touch()
+        if state:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-2"
+    assert last_whole_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_a_folder_with_a_run_is_not_written_over(data, tiny_llava_folder):
+    folder = data / "out"
+    (folder / "checkpoint-4").mkdir(parents=True)
+    with pytest.raises(ValueError, match="already holds a training run; add --resume"):
+        prepare(command(tiny_llava_folder, data, folder))
+
+
+def test_a_resume_with_other_settings_is_refused(data, tiny_llava_folder):
+    train(prepare(command(tiny_llava_folder, data, data / "out", "--max_steps", "2")))
+    with pytest.raises(ValueError, match=r"(?s)started otherwise.*--seed was 42, is 1"):
+        prepare(command(tiny_llava_folder, data, data / "out", "--max_steps", "2", "--seed", "1", "--resume"))
+    write_records(data / "train.json", [record(number) for number in range(7)])
+    with pytest.raises(ValueError, match="number of records was 8, is 7"):
+        prepare(command(tiny_llava_folder, data, data / "out", "--max_steps", "2", "--resume"))
+
+
+def test_text_only_batches_train_without_touching_the_projector(data, tiny_llava_folder):
+    write_records(data / "train.json", [record(number, with_image=False) for number in range(4)])
+    train(prepare(command(tiny_llava_folder, data, data / "out", "--max_steps", "2")))
+    model = tiny_llava()[0]
+    before = projector_of(model).state_dict()
+    after = load_file(data / "out" / "projector.safetensors")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def run_in_processes(words, *launcher):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *launcher, *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_resume_like_an_unbroken_run(data, tiny_llava_folder):
+    launcher = (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "llava.train.train",
+    )
+    mixed = [record(number) for number in range(8)] + [
+        record(number, with_image=False) for number in range(5)
+    ]
+    write_records(data / "train.json", mixed)
+    whole = run_in_processes(command(tiny_llava_folder, data, data / "whole"), *launcher)
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.count("step 1/4") == 1
+    assert json.loads((data / "whole" / "training.json").read_text())["facts"]["number of processes"] == 2
+    load_checkpoint(data / "whole")
+    broken = data / "broken"
+    more = ("--save_total_limit", "9")
+    assert run_in_processes(command(tiny_llava_folder, data, broken, *more), *launcher).returncode == 0
+    shutil.rmtree(broken / "checkpoint-4")
+    (broken / "adapter_model.safetensors").unlink()
+    again = run_in_processes(command(tiny_llava_folder, data, broken, *more, "--resume"), *launcher)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("step 3/4") == 1 and "step 2/4" not in again.stdout
+    assert_identical(broken, data / "whole")
+
+
+@pytest.mark.slow
+def test_the_script_trains_on_a_laptop_by_variables_alone(data, tiny_llava_folder):
+    variables = {
+        "MODEL": tiny_llava_folder,
+        "DATA": data / "train.json",
+        "IMAGES": data,
+        "OUTPUT": data / "out",
+        "MAX_STEPS": 2,
+        "LORA_R": 2,
+        "WORKERS": 0,
+        "NPROC_PER_NODE": 1,
+        "DEEPSPEED": "",
+        "PRECISION": "fp32",
+        "PYTHON": sys.executable,
+    }
+    environment = os.environ | {name: str(value) for name, value in variables.items()}
+    script = ROOT / "scripts" / "v1_5" / "finetune_lora.sh"
+    run = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert load_checkpoint(data / "out").settings.grid_hw == TINY_GRID
