@@ -329,7 +329,7 @@ class _Reader:
                 mask=mask,
                 no_target=not ann_ids,
                 boxes_xyxy=boxes,
-                group=str(ref.get("group", "")),
+                group=str(sentence.get("group", ref.get("group", ""))),
             )
             for sentence in sentences
         ]

@@ -1,0 +1,1 @@
+"""RefShapes: a generated referring-segmentation benchmark in the REFER and gRefCOCO file layouts."""

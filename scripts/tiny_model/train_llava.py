@@ -1,0 +1,311 @@
+"""Train the tiny LLaVA from scratch on RefShapes: frozen vision tower, projector and Llama learn together.
+
+    python scripts/tiny_model/train_llava.py --out runs/tiny/llava
+
+Goes on from the last save when started again with the same arguments. Judged by greedy answers on val.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from pretrain_vision import normalise
+from rounds import Batch, conversation, draw_expression, pack
+from tokenizer import build as build_tokenizer
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+from llava.codec import mask_to_grid, read_answer
+from llava.constants import IGNORE_INDEX
+from llava.data.prompt import chat_template, render
+from llava.data.questions import EVAL_QUESTION, fill, normalise_expression
+from llava.data.refshapes.scene import sample_scene
+from llava.data.refshapes.split import render as render_scene
+from llava.data.refshapes.split import scene_rng
+from llava.data.tokens import pixel_values, tokenize
+from llava.settings import SegmentationSettings
+
+
+def build_model(vision: Path, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """New tiny LLaVA around the pre-trained vision tower, and its processor."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    tower = CLIPVisionModel.from_pretrained(vision)
+    side, patch = tower.config.image_size, tower.config.patch_size
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=2048,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=text,
+        image_token_index=tokenizer.image_token_id,
+        vision_feature_layer=-1,
+        image_seq_length=(side // patch) ** 2,
+    )
+    model = LlavaForConditionalGeneration(config)
+    loaded = model.model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
+    assert not loaded.missing_keys
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(model.generation_config, name, getattr(tokenizer, name))
+    size = {"height": side, "width": side}
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size=size, crop_size=size),
+        tokenizer=tokenizer,
+        patch_size=patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=chat_template("plain_v1"),
+    )
+    return model, processor
+
+
+class Rounds(Dataset[Batch]):
+    """Batch k of the run, drawn from (seed, k) alone."""
+
+    def __init__(self, args: argparse.Namespace, processor: LlavaProcessor, prefix: int) -> None:
+        self.args, self.processor, self.prefix = args, processor, prefix
+        self.cells = np.load(args.scenes / "cells.npy", mmap_mode="r")
+        self.seed = json.loads((args.scenes / "seed.json").read_text())["seed"]
+
+    def __len__(self) -> int:
+        return self.args.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng([self.args.seed, step])
+        scenes = [int(index) for index in rng.integers(0, len(self.cells), self.args.batch)]
+        rounds = []
+        for index in scenes:
+            scene = sample_scene(scene_rng(self.seed, "train", index))
+            row = []
+            for _ in range(self.args.rounds):
+                pieces = conversation(draw_expression(scene, rng), self.cells[index], rng)
+                row.append(tokenize(pieces, self.processor))
+            rounds.append(row)
+        return pack(scenes, rounds, self.prefix, self.processor.tokenizer.pad_token_id)
+
+
+def vision_features(model: LlavaForConditionalGeneration, scenes: Path) -> np.ndarray:
+    """Frozen features of every scene, float16 (n, patches, width), kept on disk beside the scenes."""
+    path = scenes / "features.npy"
+    if path.is_file():
+        return np.load(path, mmap_mode="r")
+    images = torch.from_numpy(np.load(scenes / "images.npy"))
+    tower = model.model.vision_tower
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(images), 100):
+            states = tower(normalise(images[start : start + 100])).last_hidden_state[:, 1:]
+            parts.append(states.half().numpy())
+    np.save(path, np.concatenate(parts))
+    return np.load(path, mmap_mode="r")
+
+
+def loss_of(
+    model: LlavaForConditionalGeneration, batch: Batch, features: np.ndarray, image_token: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy and accuracy over the supervised tokens of a packed batch."""
+    inner = model.model
+    embeds = inner.language_model.embed_tokens(batch.tokens)
+    states = torch.from_numpy(np.asarray(features[batch.scenes.numpy()])).float()
+    images = inner.multi_modal_projector(states).to(embeds.dtype)
+    embeds = embeds.masked_scatter((batch.tokens == image_token)[..., None], images)
+    hidden = inner.language_model(
+        inputs_embeds=embeds, attention_mask=batch.mask(), position_ids=batch.positions, use_cache=False
+    ).last_hidden_state
+    wanted = batch.labels[:, 1:] != IGNORE_INDEX
+    owners = batch.owners
+    wanted &= owners[:, 1:] == owners[:, :-1]
+    logits = model.lm_head(hidden[:, :-1][wanted])
+    labels = batch.labels[:, 1:][wanted]
+    return functional.cross_entropy(logits, labels), (logits.argmax(-1) == labels).float().mean()
+
+
+class ValSplit:
+    """Questions about val scenes and their true cells, to judge greedy answers."""
+
+    def __init__(self, count: int, seed: int, settings: SegmentationSettings) -> None:
+        self.items = []
+        for index in range(count):
+            scene, pixels = render_scene(seed, "val", index)
+            expression = draw_expression(scene, scene_rng(seed, "val", index, purpose=9))
+            mask = np.zeros(scene.size_hw, dtype=bool)
+            for target in expression.targets:
+                mask |= scene.masks[target]
+            grid = mask_to_grid(mask, settings.grid_hw)
+            self.items.append((Image.fromarray(pixels), expression, grid.astype(bool)))
+
+    def judge(
+        self, model: LlavaForConditionalGeneration, processor: LlavaProcessor, settings: SegmentationSettings
+    ) -> dict[str, float]:
+        """Grid cIoU and gIoU over targeted questions, N-acc, and the share of answers with faults."""
+        inter = union = faults = absent = right = 0
+        ious = []
+        pad = processor.tokenizer.pad_token_id
+        for start in range(0, len(self.items), 50):
+            part = self.items[start : start + 50]
+            prompts = []
+            for _, expression, _ in part:
+                text = fill(EVAL_QUESTION, normalise_expression(expression.text))
+                prompts.append(tokenize(render(settings.prompt, [(f"<image>\n{text}", None)]), processor)[0])
+            longest = max(map(len, prompts))
+            ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts])
+            images = pixel_values([image for image, _, _ in part], processor, settings)
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=(ids != pad).long(),
+                pixel_values=images,
+                do_sample=False,
+                max_new_tokens=220,
+            )
+            texts = processor.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+            for text, (_, expression, truth) in zip(texts, part, strict=True):
+                answer = read_answer(text, settings.grid_hw)
+                faults += bool(answer.faults)
+                if not expression.targets:
+                    absent += 1
+                    right += not answer.foreground.any()
+                    continue
+                both, either = (answer.foreground & truth).sum(), (answer.foreground | truth).sum()
+                inter, union = inter + both, union + either
+                ious.append(both / max(either, 1))
+        return {
+            "ciou": round(float(inter / max(union, 1)), 4),
+            "giou": round(float(np.mean(ious)), 4),
+            "n_acc": round(right / max(absent, 1), 4),
+            "invalid": round(faults / len(self.items), 4),
+        }
+
+
+def learning_rate(step: int, args: argparse.Namespace) -> float:
+    """Warm-up, plateau, and a straight line to a twentieth over the last part."""
+    decay_from = int(args.steps * (1 - args.decay))
+    if step < args.warmup:
+        return args.lr * (step + 1) / args.warmup
+    if step < decay_from:
+        return args.lr
+    return args.lr * (1 - 0.95 * (step - decay_from) / max(args.steps - decay_from, 1))
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train, judge and save every `save_every` steps."""
+    model, processor = build_model(args.vision, args.seed)
+    settings = SegmentationSettings(
+        grid_hw=(16, 16),
+        image_side=96,
+        prompt="plain_v1",
+        training={"command": args.command, "seed": args.seed},
+    )
+    model.model.vision_tower.requires_grad_(False)
+    features = vision_features(model, args.scenes)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    print(f"{sum(p.numel() for p in trained)} trained parameters, {len(features)} scenes", flush=True)
+    optimizer = torch.optim.AdamW(trained, lr=args.lr, weight_decay=0.05, betas=(0.9, 0.98))
+    done = resume(args, model, optimizer)
+    prefix_ids, _ = tokenize(render("plain_v1", [("<image>\nQ", None)]), processor)
+    image_token = processor.tokenizer.image_token_id
+    prefix = len(prefix_ids) - prefix_ids[::-1].index(image_token)
+    rounds = Rounds(args, processor, prefix)
+    loader = DataLoader(
+        rounds, batch_size=None, sampler=range(done, args.steps), num_workers=1, prefetch_factor=8
+    )
+    val = ValSplit(args.val, rounds.seed, settings)
+    started, sums = time.monotonic(), np.zeros(3)
+    for step, batch in enumerate(loader, start=done):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, args)
+        loss, accuracy = loss_of(model, batch, features, image_token)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        sums += (loss.item(), accuracy.item(), 1)
+        if (step + 1) % 100 == 0:
+            spent = time.monotonic() - started
+            left = spent / (step + 1 - done) * (args.steps - step - 1) / 60
+            seen = (step + 1) * args.batch * args.rounds
+            means = sums / sums[2]
+            scores = f"loss {means[0]:.4f} acc {means[1]:.4f}"
+            print(f"step {step + 1}/{args.steps} samples {seen} {scores} {left:.0f} min left", flush=True)
+            sums[:] = 0
+        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
+            with torch.no_grad():
+                print("val greedy:", val.judge(model, processor, settings), flush=True)
+            save(args, model, processor, settings, optimizer, step + 1)
+
+
+def save(args, model, processor, settings, optimizer, done) -> None:  # noqa: ANN001
+    """Write the checkpoint folder and, beside it, what resuming needs."""
+    model.save_pretrained(args.out)
+    processor.save_pretrained(args.out)
+    settings.save(args.out)
+    state = args.out / "resume.pt"
+    torch.save(
+        {"optimizer": optimizer.state_dict(), "model": model.state_dict(), "done": done}, f"{state}.part"
+    )
+    Path(f"{state}.part").replace(state)
+
+
+def resume(args: argparse.Namespace, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load the last save if there is one; number of steps already done."""
+    state = args.out / "resume.pt"
+    if not state.is_file():
+        return 0
+    saved = torch.load(state, weights_only=True)
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return int(saved["done"])
+
+
+def main() -> None:
+    """Read the arguments and train."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenes", type=Path, default=Path("runs/tiny/scenes"), help="folder of scenes.py")
+    parser.add_argument(
+        "--vision", type=Path, default=Path("runs/tiny/vision"), help="folder of pretrain_vision.py"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny/llava"), help="output folder")
+    parser.add_argument("--steps", type=int, default=8000, help="optimizer steps")
+    parser.add_argument("--batch", type=int, default=4, help="scenes a step")
+    parser.add_argument("--rounds", type=int, default=8, help="questions a scene")
+    parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--warmup", type=int, default=200, help="steps until the peak")
+    parser.add_argument(
+        "--decay", type=float, default=0.25, help="share of the steps that lowers the rate again"
+    )
+    parser.add_argument("--val", type=int, default=150, help="val questions judged at every save")
+    parser.add_argument("--save-every", type=int, default=500, help="steps between saves")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, scenes and wording")
+    args = parser.parse_args()
+    options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in vars(args).items())
+    args.command = f"python scripts/tiny_model/train_llava.py {options}"
+    train(args)
+
+
+if __name__ == "__main__":
+    main()

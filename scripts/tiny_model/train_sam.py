@@ -1,0 +1,227 @@
+"""Train the tiny SAM from scratch to turn a coarse mask of 16 x 16 cells into the outline of the object.
+
+    python scripts/tiny_model/train_sam.py --out runs/tiny/sam
+
+Prompts are those of `llava.model.refine.SamRefiner`; coarse masks are true cells with errors like a model's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from transformers import SamConfig, SamImageProcessorPil, SamModel
+
+from llava.codec import grid_to_mask, mask_to_grid
+from llava.data.refshapes.split import render
+from llava.model.refine import frame_hw, mask_prompt, point_prompt
+from llava.types import BoolArray
+
+IMAGE_SIDE, PATCH, PROMPT_SIDE, GRID = 128, 8, 64, 16
+MASKS = 3
+"""Objects of an image that one sample asks for."""
+
+POINTS = 10
+ITERATIONS = 3
+"""Points and passes of `SamRefiner`."""
+
+Item = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def sam_config() -> SamConfig:
+    """Configuration of the tiny SAM: 128-pixel images, 16 x 16 embedding, 64 x 64 masks."""
+    return SamConfig(
+        vision_config={
+            "hidden_size": 96,
+            "output_channels": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": IMAGE_SIDE,
+            "patch_size": PATCH,
+            "window_size": 8,
+            "global_attn_indexes": [1, 3],
+            "num_pos_feats": 32,
+            "mlp_ratio": 2.0,
+        },
+        prompt_encoder_config={
+            "hidden_size": 64,
+            "image_size": IMAGE_SIDE,
+            "patch_size": PATCH,
+            "mask_input_channels": 8,
+        },
+        mask_decoder_config={
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "mlp_dim": 128,
+            "iou_head_hidden_dim": 64,
+            "iou_head_depth": 2,
+        },
+    )
+
+
+def processor() -> SamImageProcessorPil:
+    """Image processor in SAM's geometry at the tiny size."""
+    square = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
+    mask = {"height": PROMPT_SIDE, "width": PROMPT_SIDE}
+    return SamImageProcessorPil(
+        size={"longest_edge": IMAGE_SIDE},
+        pad_size=square,
+        mask_size={"longest_edge": PROMPT_SIDE},
+        mask_pad_size=mask,
+    )
+
+
+def disturbed_cells(cells: np.ndarray, rng: Generator) -> np.ndarray:
+    """Cells with the errors of a model: runs one cell off, rows lost, the whole moved by a cell.
+
+    Args:
+        cells: int64 (grid, grid) of 0/1.
+        rng: draws the errors.
+    """
+    cells = cells.copy()
+    if rng.random() < 0.2:
+        cells = np.roll(cells, int(rng.integers(-1, 2)), axis=int(rng.integers(2)))
+    for row in np.flatnonzero(cells.any(axis=1)):
+        draw = rng.random()
+        if draw < 0.25:
+            cells[row] |= np.roll(cells[row], int(rng.choice([-1, 1])))
+        elif draw < 0.5:
+            cells[row] &= np.roll(cells[row], int(rng.choice([-1, 1])))
+        elif draw < 0.54:
+            cells[row] = 0
+    return cells
+
+
+class RefineSamples(Dataset[Item]):
+    """Sample k, drawn from (seed, k) alone: an image, prompts of some of its objects, their true masks."""
+
+    def __init__(self, scenes: int, length: int, seed: int) -> None:
+        self.scenes, self.length, self.seed = scenes, length, seed
+        self.processor = processor()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> Item:
+        rng = np.random.default_rng([self.seed, number, 7])
+        scene, pixels = render(self.seed, "train", int(rng.integers(self.scenes)))
+        chosen = [int(index) for index in rng.integers(0, len(scene.items), MASKS)]
+        prompts, points, labels, truths = [], [], [], []
+        scale = IMAGE_SIDE / max(scene.size_hw)
+        for index in chosen:
+            coarse = self._coarse(scene.masks[index], rng)
+            prompts.append(mask_prompt(coarse, PROMPT_SIDE))
+            xy, label = point_prompt(coarse, POINTS)
+            points.append(xy * scale)
+            labels.append(label)
+            truths.append(self._truth(scene.masks[index]))
+        values = self.processor(images=Image.fromarray(pixels), return_tensors="pt")["pixel_values"][0]
+        height, width = frame_hw(scene.size_hw, PROMPT_SIDE)
+        valid = torch.zeros(PROMPT_SIDE, PROMPT_SIDE)
+        valid[:height, :width] = 1
+        arrays = (np.stack(prompts), np.stack(points), np.stack(labels), np.stack(truths))
+        tensors = [torch.from_numpy(array) for array in arrays]
+        return values, tensors[0].float(), tensors[1].float(), tensors[2], tensors[3].float(), valid
+
+    def _coarse(self, mask: BoolArray, rng: Generator) -> BoolArray:
+        cells = mask_to_grid(mask, (GRID, GRID))
+        coarse = grid_to_mask(disturbed_cells(cells, rng), mask.shape)
+        return coarse if coarse.any() else mask
+
+    def _truth(self, mask: BoolArray) -> np.ndarray:
+        """Share of each pixel of the low-resolution frame that the object covers."""
+        height, width = frame_hw(mask.shape, PROMPT_SIDE)
+        small = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
+        truth = np.zeros((PROMPT_SIDE, PROMPT_SIDE), np.float32)
+        truth[:height, :width] = np.asarray(small)
+        return truth
+
+
+def mask_loss(logits: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy and Dice loss inside the frame; all (n, side, side)."""
+    cross = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    cross = (cross * valid).sum((1, 2)) / valid.sum((1, 2))
+    share = logits.sigmoid() * valid
+    dice = 1 - (2 * (share * truth).sum((1, 2)) + 1) / ((share + truth).sum((1, 2)) + 1)
+    return (4 * cross + dice).mean()
+
+
+def forward(model: SamModel, batch: Item) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss over all passes, and the mean IoU of the last one."""
+    values, prompts, points, labels, truths, valid = batch
+    embeddings = model.get_image_embeddings(values).repeat_interleave(MASKS, 0)
+    truth, inside = truths.flatten(0, 1), valid.repeat_interleave(MASKS, 0)
+    logits = prompts.flatten(0, 1)[:, None]
+    losses = []
+    for _ in range(ITERATIONS):
+        logits = model(
+            image_embeddings=embeddings,
+            input_points=points.flatten(0, 1)[:, None],
+            input_labels=labels.flatten(0, 1)[:, None],
+            input_masks=logits,
+            multimask_output=False,
+        ).pred_masks[:, 0]
+        losses.append(mask_loss(logits[:, 0], truth, inside))
+        logits = logits.detach()
+    found, wanted = (logits[:, 0] > 0) & (inside > 0), truth > 0.5
+    iou = (found & wanted).sum((1, 2)) / (found | wanted).sum((1, 2)).clamp(min=1)
+    return torch.stack(losses).mean(), iou.mean()
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train, print progress, save."""
+    torch.manual_seed(args.seed)
+    model = SamModel(sam_config())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, args.steps, pct_start=0.08)
+    samples = RefineSamples(args.scenes, args.steps * args.batch, args.seed)
+    loader = DataLoader(samples, batch_size=args.batch, num_workers=args.workers)
+    print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    started, sums = time.monotonic(), np.zeros(3)
+    for step, batch in enumerate(loader, start=1):
+        loss, iou = forward(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        sums += (loss.item(), iou.item(), 1)
+        if step % 50 == 0 or step == args.steps:
+            left = (time.monotonic() - started) / step * (args.steps - step) / 60
+            means = sums / sums[2]
+            print(
+                f"step {step}/{args.steps} loss {means[0]:.4f} IoU {means[1]:.4f} {left:.1f} min left",
+                flush=True,
+            )
+            sums[:] = 0
+        if step % 500 == 0 or step == args.steps:
+            model.save_pretrained(args.out)
+            processor().save_pretrained(args.out)
+
+
+def main() -> None:
+    """Read the arguments and train."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenes", type=int, default=24000, help="scenes of the train split to draw from")
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny/sam"), help="output folder")
+    parser.add_argument("--steps", type=int, default=2500, help="optimizer steps")
+    parser.add_argument("--batch", type=int, default=8, help="images a step")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, scenes and errors")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw")
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
