@@ -177,7 +177,7 @@ def test_intersection_and_union_agree_with_pycocotools():
 @pytest.mark.real_data
 @pytest.mark.skipif("TEXT4SEG_REAL_DATA" not in os.environ, reason="TEXT4SEG_REAL_DATA is not set")
 def test_golden_numbers_of_the_published_evaluators():
-    """`rela`: official GRES evaluator; `lavt`: classic RES; Text4Seg knows rejection from empty masks only."""
+    """`rela`: official GRES evaluator; `lavt`: classic RES; Text4Seg tells rejection by empty masks."""
     path = Path(os.environ["TEXT4SEG_REAL_DATA"]) / "metric_goldens.json"
     goldens = json.loads(path.read_text(encoding="utf-8"))
     expected, samples = goldens["expected"], goldens["samples"]

@@ -29,6 +29,10 @@ GAP = 12
 TITLE_SIZE = 19
 CAPTION_SIZE = 16
 TITLE_LINES = 2
+OUTLINE_PART = 120
+"""The outline of a mask is one part in so many of the picture's shorter side."""
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def overlay(
     tinted = (1 - strength) * pixels[mask] + strength * np.array(colour, dtype=np.float64)
     pixels[mask] = tinted.round().astype(np.uint8)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    width = max(1, round(min(mask.shape) / 200))
+    width = math.ceil(min(mask.shape) / OUTLINE_PART)
     cv2.drawContours(pixels, outlines, -1, colour, thickness=width)
     return Image.fromarray(pixels)
 
@@ -94,7 +98,7 @@ def fit(panel: Panel, side: int) -> Image.Image:
     return overlay(picture, np.array(mask) > 127, colour=panel.colour)
 
 
-def sheet(cards: Sequence[Card], *, columns: int = 2, side: int = 200) -> Image.Image:
+def sheet(cards: Sequence[Card], *, columns: int = 2, side: int = 208) -> Image.Image:
     """All cards in rows of `columns`, as one RGB picture. Each panel has `side` x `side` pixels of room.
 
     Raises:
@@ -103,40 +107,46 @@ def sheet(cards: Sequence[Card], *, columns: int = 2, side: int = 200) -> Image.
     if not cards or not all(card.panels for card in cards):
         raise ValueError("a sheet needs at least one card, and a card at least one panel")
     drawn = [_draw_card(card, side) for card in cards]
-    width, height = max(card.width for card in drawn), max(card.height for card in drawn)
     columns = min(columns, len(drawn))
-    rows = math.ceil(len(drawn) / columns)
-    page = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), PAGE)
-    for place, card in enumerate(drawn):
-        page.paste(card, (GAP + place % columns * (width + GAP), GAP + place // columns * (height + GAP)))
+    rows = [drawn[start : start + columns] for start in range(0, len(drawn), columns)]
+    width = max(card.width for card in drawn)
+    heights = [max(card.height for card in row) for row in rows]
+    page = Image.new("RGB", (columns * (width + GAP) + GAP, sum(heights) + (len(rows) + 1) * GAP), PAGE)
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        for place, card in enumerate(row):
+            corner = (GAP + place * (width + GAP), top)
+            page.paste(CARD, (*corner, corner[0] + width, top + height))
+            page.paste(card, corner)
+            ImageDraw.Draw(page).rectangle((*corner, corner[0] + width - 1, top + height - 1), outline=LINE)
+        top += height + GAP
     return page
 
 
 def _draw_card(card: Card, side: int) -> Image.Image:
-    title_font, caption_font = _font(TITLE_SIZE), _font(CAPTION_SIZE)
-    title_height, caption_height = TITLE_SIZE * 5 // 4, CAPTION_SIZE * 3 // 2
+    title_font, caption_font = ImageFont.load_default(TITLE_SIZE), ImageFont.load_default(CAPTION_SIZE)
+    line_height, caption_height = TITLE_SIZE * 5 // 4, CAPTION_SIZE * 3 // 2
     width = len(card.panels) * (side + GAP) + GAP
-    top = GAP + TITLE_LINES * title_height + GAP // 2
-    picture = Image.new("RGB", (width, top + side + caption_height + GAP), CARD)
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, 0, picture.width - 1, picture.height - 1), outline=LINE)
-    for number, line in enumerate(wrap(card.title, title_font, width - 2 * GAP, max_lines=TITLE_LINES)):
-        draw.text((GAP, GAP + number * title_height), line, fill=INK, font=title_font)
-    for place, panel in enumerate(card.panels):
+    title = wrap(card.title, title_font, width - 2 * GAP, max_lines=TITLE_LINES)
+    pictures = [fit(panel, side) for panel in card.panels]
+    top = GAP + len(title) * line_height + GAP // 2
+    room = max(picture.height for picture in pictures)
+    drawn = Image.new("RGB", (width, top + room + caption_height + GAP), CARD)
+    draw = ImageDraw.Draw(drawn)
+    for number, line in enumerate(title):
+        draw.text((GAP, GAP + number * line_height), line, fill=INK, font=title_font)
+    for place, (panel, picture) in enumerate(zip(card.panels, pictures, strict=True)):
         left = GAP + place * (side + GAP)
-        small = fit(panel, side)
-        draw.rectangle((left, top, left + side - 1, top + side - 1), fill=PAGE)
-        picture.paste(small, (left + (side - small.width) // 2, top + (side - small.height) // 2))
-        middle = top + side + caption_height // 2 + 2
+        draw.rectangle((left, top, left + side - 1, top + room - 1), fill=PAGE)
+        drawn.paste(picture, (left + (side - picture.width) // 2, top + (room - picture.height) // 2))
+        middle = top + room + caption_height // 2 + 2
         draw.rectangle((left, middle - 5, left + 10, middle + 5), fill=panel.colour)
-        (caption,) = wrap(panel.caption, caption_font, side - 16, max_lines=1) or [""]
-        draw.text((left + 16, middle), caption, fill=SOFT_INK, font=caption_font, anchor="lm")
-    return picture
+        for caption in wrap(panel.caption, caption_font, side - 16, max_lines=1):
+            draw.text((left + 16, middle), caption, fill=SOFT_INK, font=caption_font, anchor="lm")
+    return drawn
 
 
-def wrap(
-    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, *, max_lines: int
-) -> list[str]:
+def wrap(text: str, font: Font, width: int, *, max_lines: int) -> list[str]:
     """`text` broken at spaces into lines of at most `width` pixels; "…" stands for what does not fit."""
     lines: list[str] = []
     words = text.split()
@@ -151,7 +161,7 @@ def wrap(
     return lines
 
 
-def _shorten(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _shorten(line: str, font: Font, width: int) -> str:
     """`line`, or its longest start that fits `width` pixels together with an ellipsis."""
     if font.getlength(line) <= width:
         return line
@@ -159,7 +169,3 @@ def _shorten(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     while line and font.getlength(line + "…") > width:
         line = line[:-1]
     return line + "…"
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=size)

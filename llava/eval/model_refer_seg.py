@@ -88,6 +88,8 @@ def read_samples(root: Path, splits: Sequence[str], *, limit: int | None, seed: 
 
 def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunSettings:
     """What the records of this run depend on; batch size, device and number of processes do not count."""
+    from llava.model.weights import choose_device, choose_dtype
+
     checkpoint = SegmentationSettings.load(options.model_path)
     model_options = {
         "model_base": options.model_base,
@@ -96,7 +98,7 @@ def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunS
         "image_side": checkpoint.image_side,
         "upsample": checkpoint.upsample,
         "max_new_tokens": options.max_new_tokens,
-        "dtype": options.dtype,
+        "dtype": str(choose_dtype(choose_device(options.device), options.dtype)).removeprefix("torch."),
     }
     sam_options = {
         "sam_weights": fingerprint(Path(options.sam_path)),

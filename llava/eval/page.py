@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-from PIL import Image
 
 from llava.eval.draw import COARSE, REFINED, TRUTH, Colour
 from llava.eval.predictions import Record
@@ -59,14 +56,12 @@ NOTE = (
 )
 
 
-def render(
-    results: dict[str, Any], sheets: Sequence[tuple[str, Image.Image]], invalid: Sequence[Record]
-) -> str:
+def render(results: dict[str, Any], sheets: Sequence[tuple[str, bytes]], invalid: Sequence[Record]) -> str:
     """HTML of a report.
 
     Args:
         results: content of `results.json`.
-        sheets: heading and picture of each sheet.
+        sheets: heading and PNG file content of each sheet.
         invalid: records with faults, of which the first few are shown.
     """
     title = f"Segmentation scores of {results['checkpoint'].rstrip('/').rsplit('/', 1)[-1]}"
@@ -191,10 +186,8 @@ def _seconds_table(results: dict[str, Any]) -> str:
     return _table(["step", "all", "per answer"], rows)
 
 
-def _picture(picture: Image.Image, heading: str) -> str:
-    data = io.BytesIO()
-    picture.save(data, format="PNG", optimize=True)
-    source = base64.b64encode(data.getvalue()).decode("ascii")
+def _picture(png: bytes, heading: str) -> str:
+    source = base64.b64encode(png).decode("ascii")
     return f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{source}">'
 
 

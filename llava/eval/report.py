@@ -24,6 +24,7 @@ from PIL import Image
 from llava.data.rle import decode_rle
 from llava.eval.draw import COARSE, REFINED, SOFT_INK, TRUTH, Card, Panel, sheet
 from llava.eval.images import load_image
+from llava.eval.metrics import Overlap
 from llava.eval.page import render, text_table
 from llava.eval.predictions import PREDICTIONS_FILE, Record, read_records, read_run
 from llava.eval.run import RunSettings, read_settings
@@ -61,18 +62,19 @@ def write_report(
     records = finished_records(folder, settings) if records is None else records
     overlaps = score_records(records, settings)
     plain: dict[str, Any] = {**asdict(settings), "data_root": data_root or settings.data_root}
-    results = {**summarise(records, overlaps, settings), "settings": plain}
-    write_text_atomic(folder / RESULTS_FILE, json.dumps(results, indent=1) + "\n")
+    text = json.dumps({**summarise(records, overlaps, settings), "settings": plain}, indent=1)
+    write_text_atomic(folder / RESULTS_FILE, text + "\n")
+    results: dict[str, Any] = json.loads(text)
     sheets = []
     for name, heading, chosen in (
-        ("random", "Random answers", choose_random(records, settings.seed)),
-        ("worst", "Worst answers", choose_worst(overlaps, settings.seed)),
+        ("random", "Random answers", choose_random(records, settings.seed, SHEET_CARDS)),
+        ("worst", "Worst answers", choose_worst(overlaps, settings.seed, SHEET_CARDS)),
     ):
         cards = [make_card(records[one], overlaps[one], plain["data_root"]) for one in chosen]
-        picture = sheet(cards)
         with atomic_path(folder / f"{name}.png") as path:
-            picture.save(path)
-        sheets.append((f"{heading} ({len(cards)} of {len(records)})", picture))
+            sheet(cards).save(path)
+        png = (folder / f"{name}.png").read_bytes()
+        sheets.append((f"{heading} ({len(cards)} of {len(records)})", png))
     invalid = [record for record in records if record.faults]
     write_text_atomic(folder / REPORT_FILE, render(results, sheets, invalid))
     return results
@@ -101,19 +103,19 @@ def finished_records(folder: Path, settings: RunSettings) -> list[Record]:
     return records
 
 
-def choose_random(records: Sequence[Record], seed: int) -> list[int]:
+def choose_random(records: Sequence[Record], seed: int, number: int = SHEET_CARDS) -> list[int]:
     """Places of a seeded random choice of records, in order."""
-    return sorted(random.Random(seed).sample(range(len(records)), min(SHEET_CARDS, len(records))))
+    return sorted(random.Random(seed).sample(range(len(records)), min(number, len(records))))
 
 
-def choose_worst(overlaps: Sequence[StageOverlaps], seed: int) -> list[int]:
+def choose_worst(overlaps: Sequence[StageOverlaps], seed: int, number: int = SHEET_CARDS) -> list[int]:
     """Places of the lowest IoU at the last stage, worst first; equals in seeded random order."""
     draw = random.Random(seed)
     ranked = sorted((_last(stages).iou, draw.random(), place) for place, stages in enumerate(overlaps))
-    return [place for _, _, place in ranked[:SHEET_CARDS]]
+    return [place for _, _, place in ranked[:number]]
 
 
-def _last(stages: StageOverlaps) -> Any:  # noqa: ANN401
+def _last(stages: StageOverlaps) -> Overlap:
     return stages["refined"] if "refined" in stages else stages["coarse"]
 
 

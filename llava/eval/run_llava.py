@@ -20,6 +20,7 @@ from llava.eval.draw import COARSE, REFINED, Card, Panel, sheet
 from llava.eval.images import load_image
 from llava.eval.loop import Refiner
 from llava.files import atomic_path
+from llava.settings import SegmentationSettings
 from llava.types import BoolArray, Prediction, Query, Segmenter
 
 QUESTION_ENDS = (".", "?")
@@ -124,7 +125,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def load_models(options: argparse.Namespace) -> tuple[Segmenter, Refiner | None]:
-    """Segmenter and refiner."""
+    """Segmenter and refiner; a folder that is no checkpoint is told before anything heavy is imported."""
+    SegmentationSettings.load(options.model_path)
     from llava.model.refine import SamRefiner
     from llava.model.segmenter import load_segmenter
 
