@@ -35,7 +35,7 @@ FAULTS = {
 }
 """What can be wrong with an answer, and what was made of it."""
 
-_RUN = re.compile(r"(.*)\*\s*([+-]?)([0-9]+)", re.DOTALL)
+_RUN = re.compile(r"(.*)\*\s*([+-]?)([0-9]+)")
 _DIGITS = 12
 _QUOTED = 60
 
