@@ -324,6 +324,10 @@ def test_a_text_cut_anywhere_never_marks_a_cell_that_the_whole_text_does_not():
         assert bool(decoded.faults) == (length < len(text) - 1)
 
 
+def test_spaces_inside_a_label_do_not_make_another_label():
+    assert decode("the  dog *1| the dog *1\n the\tdog *2\n", (2, 2)).labels == ("others", "the dog")
+
+
 def test_labels_without_a_cell_in_the_grid_are_not_listed():
     assert decode("dog *2| cat *1\n cow *2\n hen *2\n", (2, 2)).labels == ("others", "dog", "cow")
 
