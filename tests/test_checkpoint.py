@@ -255,6 +255,23 @@ def test_a_failing_save_leaves_the_old_adapter_as_it_was(copy, trained, monkeypa
     assert {file.name: file.read_bytes() for file in adapter.iterdir()} == before
 
 
+def test_a_kill_among_the_files_leaves_a_folder_that_is_refused(copy, trained, monkeypatch):
+    _, adapter = copy
+    processor = load_checkpoint(adapter).processor
+    move = Path.replace
+
+    def killed(self, target):
+        if target == adapter / "projector.safetensors":
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_adapter(trained[1], processor, tiny_settings(), adapter)
+    with pytest.raises(FileNotFoundError, match=r"segmentation\.json not found"):
+        load_checkpoint(adapter)
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
