@@ -1,3 +1,4 @@
+import errno
 import json
 
 import numpy as np
@@ -72,6 +73,32 @@ def test_every_cut_of_the_last_line_is_left_out_and_then_replaced(tmp_path):
         assert [one.id for one in read_records(path)] == ids("a")
         write(tmp_path, ["b"])
         assert path.read_bytes() == whole
+
+
+def test_two_processes_cannot_write_one_file(tmp_path):
+    with RecordWriter(rank_path(tmp_path, 0)) as writer:
+        writer.append([record("a")])
+        with pytest.raises(ValueError, match=r"another process is writing .*predictions\.rank0\.jsonl"):
+            RecordWriter(rank_path(tmp_path, 0))
+    with RecordWriter(rank_path(tmp_path, 0)) as writer:
+        writer.append([record("b")])
+    assert len(read_run(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(("number", "goes_on"), [(errno.ENOLCK, True), (errno.EIO, False)])
+def test_a_file_system_without_locks_is_used_without_them(tmp_path, monkeypatch, number, goes_on):
+    def no_lock(file, how):
+        if not goes_on:
+            file.close()
+        raise OSError(number, "no lock")
+
+    monkeypatch.setattr("llava.eval.predictions.fcntl.flock", no_lock)
+    if goes_on:
+        write(tmp_path, ["a"])
+        assert len(read_run(tmp_path)) == 1
+    else:
+        with pytest.raises(OSError, match="no lock"):
+            write(tmp_path, ["a"])
 
 
 def test_a_damaged_line_is_named_with_its_file_and_number(tmp_path):

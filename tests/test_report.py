@@ -64,6 +64,7 @@ def test_stages_stand_side_by_side_with_the_expected_scores(run):
     assert scores["coarse"]["cIoU"] == pytest.approx(64 / 96)
     assert scores["coarse"]["gIoU"] == pytest.approx((8 * 2 / 3 + 4) / 12)
     assert scores["grid"]["cIoU"] == pytest.approx(64 / 96)
+    assert (scores["grid"]["N_acc"], scores["grid"]["T_acc"]) == (None, None)
     assert (scores["refined"]["cIoU"], scores["refined"]["gIoU"]) == (1.0, 1.0)
     assert (scores["coarse"]["P@0.6"], scores["coarse"]["P@0.7"]) == (1.0, 0.0)
     assert (scores["coarse"]["N_acc"], scores["coarse"]["T_acc"]) == (1.0, 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -15,6 +17,9 @@ from llava.files import write_text_atomic
 from llava.types import Rle
 
 PREDICTIONS_FILE = "predictions.jsonl"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+"""Errors of network file systems that know no locks; the run goes on without."""
+
 RANK_FILE = re.compile(r"predictions\.rank(\d+)\.jsonl")
 
 
@@ -161,12 +166,26 @@ def _first(ids: Sequence[str]) -> str:
 class RecordWriter:
     """Appends records to a file; every batch is on the disk before the next one starts.
 
-    Holds an open file. A line cut by an earlier kill is removed on opening.
+    Holds an open, locked file. A line cut by an earlier kill is removed on opening.
+
+    Raises:
+        ValueError: another process has the file open for writing.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = path.open("ab+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise ValueError(
+                f"another process is writing {path}; wait for it or end it (a killed torchrun can leave "
+                "its workers behind), then run the same command again"
+            ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         self._file.truncate(self._end_of_last_line())
 
     def _end_of_last_line(self) -> int:

@@ -78,7 +78,9 @@ def refine(refiner: Refiner, image: Image.Image, coarse: BoolArray) -> tuple[Boo
     return mask, f"Refined mask: {_area(int(mask.sum()), mask.size)}."
 
 
-def write_pictures(folder: Path, name: str, image: Image.Image, masks: dict[str, BoolArray]) -> list[Path]:
+def write_pictures(
+    folder: Path, name: str, image: Image.Image, masks: dict[str, BoolArray], *, title: str = ""
+) -> list[Path]:
     """Mask and overlay files of one image; returns their paths.
 
     Args:
@@ -86,6 +88,7 @@ def write_pictures(folder: Path, name: str, image: Image.Image, masks: dict[str,
         name: start of the file names.
         image: RGB image of W x H pixels.
         masks: "coarse" and perhaps "refined", bool (H, W); the last one is *the* mask.
+        title: words above the overlay.
     """
     last = list(masks)[-1]
     pictures = {
@@ -97,7 +100,7 @@ def write_pictures(folder: Path, name: str, image: Image.Image, masks: dict[str,
     colours = {"coarse": COARSE, "refined": REFINED}
     panels = [Panel(image, "image")]
     panels += [Panel(image, f"{stage} mask", mask, colours[stage]) for stage, mask in masks.items()]
-    pictures[f"{name}_overlay.png"] = sheet([Card(name, tuple(panels))], side=PANEL_SIDE)
+    pictures[f"{name}_overlay.png"] = sheet([Card(title, tuple(panels))], side=PANEL_SIDE)
     for file_name, picture in pictures.items():
         with atomic_path(folder / file_name) as path:
             picture.save(path)
@@ -149,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if refiner is not None:
         masks["refined"], sentence = refine(refiner, image, masks["coarse"])
         print(sentence)
-    for path in write_pictures(options.out, options.image_file.stem, image, masks):
+    for path in write_pictures(options.out, options.image_file.stem, image, masks, title=options.query):
         print(f"Wrote {path}")
 
 

@@ -59,12 +59,15 @@ def is_empty(record: Record) -> bool:
 
 
 def add_up(overlaps: Iterable[StageOverlaps]) -> dict[str, dict[str, Any]]:
-    """Scores per stage."""
+    """Scores per stage. Rejections are no matter of cells, so N_acc and T_acc are None at stage "grid"."""
     totals: dict[str, RegionScores] = {}
     for stages in overlaps:
         for stage, one in stages.items():
             totals.setdefault(stage, RegionScores()).update(one)
-    return {stage: totals[stage].compute() for stage in STAGES if stage in totals}
+    scores = {stage: totals[stage].compute() for stage in STAGES if stage in totals}
+    if "grid" in scores:
+        scores["grid"] |= {"N_acc": None, "T_acc": None}
+    return scores
 
 
 def count(records: Sequence[Record], overlaps: Sequence[StageOverlaps]) -> dict[str, Any]:
