@@ -81,15 +81,19 @@ class SegmentationSettings:
         path = Path(folder) / SEGMENTATION_FILE
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} not found - it says which system, codec, grid and prompt a checkpoint was trained with. "
+                f"{path} not found - it says with which codec, grid and prompt a checkpoint was trained. "
                 "scripts/v1_5/finetune_lora.sh writes it; for weights from elsewhere write one by hand "
                 "(fields: see llava/settings.py)"
             )
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}); restore it from the training output") from error
+            raise ValueError(
+                f"{path} is not valid JSON ({error}); restore it from the training output"
+            ) from error
         known = set(cls.__dataclass_fields__)
         if not isinstance(fields, dict) or not set(fields) <= known:
-            raise ValueError(f"{path}: unknown fields {sorted(set(fields) - known)}; known are {sorted(known)}")
+            raise ValueError(
+                f"{path}: unknown fields {sorted(set(fields) - known)}; known are {sorted(known)}"
+            )
         return cls(**fields)

@@ -91,7 +91,8 @@ class Prediction:
     def __post_init__(self) -> None:
         """Check shapes and dtypes."""
         if self.masks.ndim != 4 or self.masks.dtype != np.bool_:
-            raise ValueError(f"masks must be bool (targets, frames, H, W), got {self.masks.dtype} {self.masks.shape}")
+            given = f"{self.masks.dtype} {self.masks.shape}"
+            raise ValueError(f"masks must be bool (targets, frames, H, W), got {given}")
         if self.absent.shape != (self.masks.shape[0],):
             raise ValueError(f"absent has shape {self.absent.shape}, needed ({self.masks.shape[0]},)")
 

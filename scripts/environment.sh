@@ -41,7 +41,7 @@ prepare_environment() {
     is_new_enough "$PYTHON" || die "the active $PYTHON is older than 3.10; leave USE_ACTIVE_ENV out to make .venv"
     "$PYTHON" -c 'import torch' 2> /dev/null ||
       die "the active $PYTHON has no working torch; install one, or leave USE_ACTIVE_ENV out to make .venv"
-    "$PYTHON" -m pip install --quiet -e ".[$extras]"
+    "$PYTHON" -m pip install --quiet -e ".${extras:+[$extras]}"
     export PYTHON
     return
   fi
@@ -56,7 +56,7 @@ prepare_environment() {
     "$PYTHON" -m pip install --quiet --disable-pip-version-check "$torch"
     grep -v '^torch==' constraints/tested.txt > "$ROOT/.venv/constraints.txt"
     "$PYTHON" -m pip freeze | grep '^torch==' >> "$ROOT/.venv/constraints.txt" || true
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/.venv/constraints.txt" -e ".[$extras]"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -c "$ROOT/.venv/constraints.txt" -e ".${extras:+[$extras]}"
     echo "$wanted" > "$stamp"
   fi
   export PYTHON

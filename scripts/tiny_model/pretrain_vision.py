@@ -62,6 +62,21 @@ def scene_attributes(job: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return object_attributes(sample_scene(scene_rng(seed, "train", index)))
 
 
+def load_attributes(folder: Path, workers: int) -> tuple[np.ndarray, np.ndarray]:
+    """`object_attributes` of every scene of a folder, computed once and kept there."""
+    path = folder / "attributes.npz"
+    if not path.is_file():
+        kept = json.loads((folder / "seed.json").read_text())
+        jobs = [(kept["seed"], index) for index in range(kept["scenes"])]
+        with ProcessPoolExecutor(workers) as pool:
+            found = pool.map(scene_attributes, jobs, chunksize=200)
+            parts = list(tqdm(found, total=len(jobs), desc="targets"))
+        classes, neighbours = (np.stack(part) for part in zip(*parts, strict=True))
+        np.savez(path, classes=classes, neighbours=neighbours)
+    with np.load(path) as arrays:
+        return arrays["classes"], arrays["neighbours"]
+
+
 class DenseHead(nn.Module):
     """Linear read-out of all targets from one patch's features."""
 
@@ -109,31 +124,40 @@ class Scenes:
         self.images = torch.from_numpy(np.load(folder / "images.npy"))
         self.cells = np.load(folder / "cells.npy")
         self.sub = self.cells.shape[1] * patch // self.images.shape[1]
-        seed = json.loads((folder / "seed.json").read_text())["seed"]
-        jobs = [(seed, index) for index in range(len(self.images))]
-        with ProcessPoolExecutor(workers) as pool:
-            parts = list(
-                tqdm(pool.map(scene_attributes, jobs, chunksize=200), total=len(jobs), desc="targets")
-            )
-        self.classes = np.stack([classes for classes, _ in parts])
-        self.neighbours = np.stack([neighbours for _, neighbours in parts])
+        self.classes, self.neighbours = load_attributes(folder, workers)
 
-    def batch(self, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Images and the targets of every patch (foreground, classes, neighbours), patches flattened."""
-        cells = self.cells[chosen]
-        owners = patch_owners(cells, self.sub)
-        index = np.maximum(owners.astype(int) - 1, 0)
-        scene = np.arange(len(chosen))[:, None, None]
-        classes = np.concatenate(
-            [self.classes[chosen][scene, index], patch_attributes(cells, self.sub)], axis=-1
+    def batch(self, chosen: np.ndarray) -> DenseBatch:
+        """`dense_batch` of some scenes."""
+        return dense_batch(
+            self.images[chosen], self.cells[chosen], self.classes[chosen], self.neighbours[chosen], self.sub
         )
-        neighbours = self.neighbours[chosen][scene, index]
-        return (
-            normalise(self.images[chosen]),
-            torch.from_numpy(owners > 0).flatten(),
-            torch.from_numpy(classes).long().flatten(0, 2),
-            torch.from_numpy(neighbours).float().flatten(0, 2),
-        )
+
+
+DenseBatch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def dense_batch(
+    images: torch.Tensor, cells: np.ndarray, classes: np.ndarray, neighbours: np.ndarray, sub: int
+) -> DenseBatch:
+    """CLIP input and the targets of every patch: foreground, classes, neighbours, patches flattened.
+
+    Args:
+        images: uint8 (n, side, side, 3).
+        cells: uint8 (n, grid, grid), object of each cell.
+        classes: uint8 (n, objects, heads), of `object_attributes`.
+        neighbours: uint8 (n, objects, words), of `object_attributes`.
+        sub: grid cells along each patch side.
+    """
+    owners = patch_owners(cells, sub)
+    index = np.maximum(owners.astype(int) - 1, 0)
+    scene = np.arange(len(cells))[:, None, None]
+    targets = np.concatenate([classes[scene, index], patch_attributes(cells, sub)], axis=-1)
+    return (
+        normalise(images),
+        torch.from_numpy(owners > 0).flatten(),
+        torch.from_numpy(targets).long().flatten(0, 2),
+        torch.from_numpy(neighbours[scene, index]).float().flatten(0, 2),
+    )
 
 
 def train(args: argparse.Namespace) -> None:

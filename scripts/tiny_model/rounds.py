@@ -1,7 +1,7 @@
 """Training rounds of the tiny LLaVA: several questions about one scene share one picture.
 
-The picture's tokens come first and every round sees them and itself only, at the positions it would have as a
-first round. So one pass trains several single-round conversations, as evaluation asks them.
+The picture's tokens come first; they are read once and every round goes on from there by itself. So one pass
+trains several single-round conversations, as evaluation asks them.
 """
 
 from __future__ import annotations
@@ -37,85 +37,130 @@ def draw_expression(scene: Scene, rng: Generator) -> Expression:
     return sample_single(scene, index, rng, count=1)[0]
 
 
-def conversation(expression: Expression, cells: np.ndarray, rng: Generator) -> list[tuple[str, bool]]:
+def target_cells(expression: Expression, cells: np.ndarray) -> np.ndarray:
+    """Cells of all targets, bool (grid, grid), from the object of each cell."""
+    return np.isin(cells, [target + 1 for target in expression.targets])
+
+
+def target_box(wanted: np.ndarray) -> list[int]:
+    """Top, bottom, left and right cell of a bool (grid, grid); the number of cells four times when empty."""
+    if not wanted.any():
+        return [len(wanted)] * 4
+    rows, columns = np.flatnonzero(wanted.any(1)), np.flatnonzero(wanted.any(0))
+    return [int(value) for value in (rows[0], rows[-1], columns[0], columns[-1])]
+
+
+def conversation(expression: Expression, wanted: np.ndarray, rng: Generator) -> list[tuple[str, bool]]:
     """Rendered pieces of one round.
 
     Args:
         expression: what is asked for.
-        cells: uint8 (grid, grid), object of each cell, 0 = background.
+        wanted: bool (grid, grid), cells of all targets.
         rng: draws the wording.
     """
     text = normalise_expression(expression.text)
     fixed = rng.random() < FIXED_SHARE
     question = QUESTION_PARTIAL[0 if fixed else int(rng.integers(len(QUESTION_PARTIAL)))]
     answer = ANSWER_PARTIAL[0 if fixed else int(rng.integers(len(ANSWER_PARTIAL)))]
-    grid = np.isin(cells, [target + 1 for target in expression.targets]).astype(np.int64)
-    mask = encode(grid, (BACKGROUND, clean_label(text)))
+    mask = encode(wanted.astype(np.int64), (BACKGROUND, clean_label(text)))
     rounds = [(f"{IMAGE_TOKEN}\n{fill(question, text)}", mask_answer(fill(answer, text), mask))]
     return render("plain_v1", rounds)
 
 
 @dataclass
-class Batch:
-    """Packed rounds of some scenes.
+class Round:
+    """One tokenized round.
 
     Attributes:
-        scenes: int64 (n,), rows of the scene arrays.
-        tokens: int64 (n, length); the image stands in as one token id per patch.
-        labels: int64 (n, length), `IGNORE_INDEX` where nothing is learnt.
-        positions: int64 (n, length), restarting behind the picture for every round.
-        owners: int64 (n, length); 0 = shared prefix, k = round k, -1 = padding.
+        ids: token ids, prefix included.
+        labels: the same with `IGNORE_INDEX` where nothing is learnt.
+        rows: row of the mask text that follows each token, `IGNORE_INDEX` outside of it.
+        box: top, bottom, left and right cell of the targets.
+    """
+
+    ids: list[int]
+    labels: list[int]
+    rows: list[int]
+    box: list[int]
+
+
+@dataclass
+class Part:
+    """Rounds of similar length, without the prefix that each shares with others about its scene.
+
+    Attributes:
+        scenes: int64 (rounds,), row of `Batch.prefix` that each goes on from.
+        tokens, labels, rows: int64 (rounds, length), as in `Round`, filled up on the right.
+        box: int64 (rounds, 4).
     """
 
     scenes: torch.Tensor
     tokens: torch.Tensor
     labels: torch.Tensor
-    positions: torch.Tensor
-    owners: torch.Tensor
-
-    def mask(self) -> torch.Tensor:
-        """Which token sees which, bool (n, 1, length, length)."""
-        length = self.tokens.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        own = self.owners[:, :, None] == self.owners[:, None, :]
-        shared = (self.owners == 0)[:, None, :]
-        return (causal & (own | shared))[:, None]
+    rows: torch.Tensor
+    box: torch.Tensor
 
 
-def pack(scenes: list[int], rounds: list[list[tuple[list[int], list[int]]]], prefix: int, pad: int) -> Batch:
-    """Put the rounds of every scene behind one shared prefix.
+@dataclass
+class Batch:
+    """Rounds of some scenes.
+
+    Attributes:
+        prefix: int64 (scenes, prefix), up to the last image token; an image is one token id per patch.
+        parts: the rest of all rounds, short ones apart from long ones so that little is filled up.
+    """
+
+    prefix: torch.Tensor
+    parts: list[Part]
+
+
+def rows_of(pieces: list[str]) -> list[int]:
+    """Row of the mask text that follows each token.
 
     Args:
-        scenes: rows of the scene arrays.
-        rounds: for each scene its tokenized rounds (ids, labels), each with the same first `prefix` tokens.
+        pieces: text of each token of a conversation.
+    """
+    rows, row, inside = [], 0, False
+    for place, piece in enumerate(pieces):
+        if inside and "</" in piece:
+            inside = False
+        elif piece == ">" and pieces[place - 1] == "seg" and pieces[place - 2] == "<":
+            inside = True
+        elif inside and "\n" in piece:
+            row += 1
+        rows.append(row if inside else IGNORE_INDEX)
+    return rows
+
+
+def pack(rounds: list[list[Round]], prefix: int, pad: int, parts: int = 3) -> Batch:
+    """Split the rounds of every scene into what they share and the rest.
+
+    Args:
+        rounds: the rounds of each scene, all with the same first `prefix` tokens.
         prefix: number of tokens up to and including the last image token.
         pad: id that fills short rows.
+        parts: groups of similar length.
     """
-    rows = []
-    for row in rounds:
-        tokens, labels, positions, owners = (
-            [list(row[0][0][:prefix])],
-            [[IGNORE_INDEX] * prefix],
-            [range(prefix)],
-            [[0] * prefix],
-        )
-        for number, (ids, targets) in enumerate(row, start=1):
-            tokens.append(ids[prefix:])
-            labels.append(targets[prefix:])
-            positions.append(range(prefix, len(ids)))
-            owners.append([number] * (len(ids) - prefix))
-        rows.append(
-            [
-                np.concatenate([np.asarray(part) for part in parts])
-                for parts in (tokens, labels, positions, owners)
-            ]
-        )
-    length = max(len(row[0]) for row in rows)
-    fills = (pad, IGNORE_INDEX, 0, -1)
-    columns = [
-        torch.from_numpy(
-            np.stack([np.pad(row[k], (0, length - len(row[k])), constant_values=fills[k]) for row in rows])
-        ).long()
-        for k in range(4)
-    ]
-    return Batch(torch.tensor(scenes), *columns)
+    flat = [(scene, one) for scene, row in enumerate(rounds) for one in row]
+    flat.sort(key=lambda pair: len(pair[1].ids))
+    size = -(-len(flat) // parts)
+    groups = [flat[start : start + size] for start in range(0, len(flat), size)]
+    return Batch(
+        torch.tensor([row[0].ids[:prefix] for row in rounds]),
+        [_fill_up(group, prefix, pad) for group in groups],
+    )
+
+
+def _fill_up(group: list[tuple[int, Round]], prefix: int, pad: int) -> Part:
+    length = len(group[-1][1].ids) - prefix
+
+    def filled(values: list[int], fill: int) -> list[int]:
+        return values[prefix:] + [fill] * (length + prefix - len(values))
+
+    return Part(
+        torch.tensor([scene for scene, _ in group]),
+        torch.tensor([filled(one.ids, pad) for _, one in group]),
+        torch.tensor([filled(one.labels, IGNORE_INDEX) for _, one in group]),
+        torch.tensor([filled(one.rows, IGNORE_INDEX) for _, one in group]),
+        torch.tensor([one.box for _, one in group]),
+    )

@@ -1,4 +1,4 @@
-"""Train the tiny LLaVA from scratch on RefShapes: frozen vision tower, projector and Llama learn together.
+"""Train the tiny LLaVA from scratch on RefShapes, with its pre-trained vision tower learning along.
 
     python scripts/tiny_model/train_llava.py --out runs/tiny/llava
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from pretrain_vision import normalise
-from rounds import Batch, conversation, draw_expression, pack
+from pretrain_vision import DenseBatch, DenseHead, dense_batch, dense_loss, load_attributes
+from rounds import Batch, Part, Round, conversation, draw_expression, pack, rows_of, target_box, target_cells
 from tokenizer import build as build_tokenizer
 from torch import nn
 from torch.nn import functional
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionModel,
+    DynamicCache,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -34,11 +35,14 @@ from llava.codec import mask_to_grid, read_answer
 from llava.constants import IGNORE_INDEX
 from llava.data.prompt import chat_template, render
 from llava.data.questions import EVAL_QUESTION, fill, normalise_expression
-from llava.data.refshapes.scene import sample_scene
+from llava.data.refshapes.scene import Scene, sample_scene
 from llava.data.refshapes.split import render as render_scene
 from llava.data.refshapes.split import scene_rng
 from llava.data.tokens import pixel_values, tokenize
 from llava.settings import SegmentationSettings
+
+HINT_LAYER = 3
+"""Hidden state (0 = embeddings) that the hints are read off: late enough to know, early enough to be used."""
 
 
 def build_model(vision: Path, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
@@ -83,18 +87,30 @@ def build_model(vision: Path, seed: int) -> tuple[LlavaForConditionalGeneration,
     return model, processor
 
 
-class Rounds(Dataset[Batch]):
+class Rounds(Dataset[tuple[Batch, DenseBatch]]):
     """Batch k of the run, drawn from (seed, k) alone."""
 
     def __init__(self, args: argparse.Namespace, processor: LlavaProcessor, prefix: int) -> None:
         self.args, self.processor, self.prefix = args, processor, prefix
+        self.texts = [processor.tokenizer.decode([token]) for token in range(len(processor.tokenizer))]
         self.cells = np.load(args.scenes / "cells.npy", mmap_mode="r")
+        self.images = np.load(args.scenes / "images.npy", mmap_mode="r")
+        self.classes, self.neighbours = load_attributes(args.scenes, workers=2)
+        self.sub = self.cells.shape[1] * processor.patch_size // self.images.shape[1]
         self.seed = json.loads((args.scenes / "seed.json").read_text())["seed"]
 
     def __len__(self) -> int:
         return self.args.steps
 
-    def __getitem__(self, step: int) -> Batch:
+    def draw_round(self, scene: Scene, cells: np.ndarray, rng: np.random.Generator) -> Round:
+        """One tokenized question about a scene with its answer."""
+        expression = draw_expression(scene, rng)
+        wanted = target_cells(expression, cells)
+        ids, labels = tokenize(conversation(expression, wanted, rng), self.processor)
+        rows = rows_of([self.texts[token] for token in ids])
+        return Round(ids, labels, rows, target_box(wanted))
+
+    def __getitem__(self, step: int) -> tuple[Batch, DenseBatch]:
         rng = np.random.default_rng([self.args.seed, step])
         scenes = [int(index) for index in rng.integers(0, len(self.cells), self.args.batch)]
         rounds = []
@@ -102,46 +118,70 @@ class Rounds(Dataset[Batch]):
             scene = sample_scene(scene_rng(self.seed, "train", index))
             row = []
             for _ in range(self.args.rounds):
-                pieces = conversation(draw_expression(scene, rng), self.cells[index], rng)
-                row.append(tokenize(pieces, self.processor))
+                row.append(self.draw_round(scene, self.cells[index], rng))
             rounds.append(row)
-        return pack(scenes, rounds, self.prefix, self.processor.tokenizer.pad_token_id)
-
-
-def vision_features(model: LlavaForConditionalGeneration, scenes: Path) -> np.ndarray:
-    """Frozen features of every scene, float16 (n, patches, width), kept on disk beside the scenes."""
-    path = scenes / "features.npy"
-    if path.is_file():
-        return np.load(path, mmap_mode="r")
-    images = torch.from_numpy(np.load(scenes / "images.npy"))
-    tower = model.model.vision_tower
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(images), 100):
-            states = tower(normalise(images[start : start + 100])).last_hidden_state[:, 1:]
-            parts.append(states.half().numpy())
-    np.save(path, np.concatenate(parts))
-    return np.load(path, mmap_mode="r")
+        shown = scenes + [int(index) for index in rng.integers(0, len(self.cells), self.args.extra)]
+        images = torch.from_numpy(self.images[shown])
+        dense = dense_batch(images, self.cells[shown], self.classes[shown], self.neighbours[shown], self.sub)
+        return pack(rounds, self.prefix, self.processor.tokenizer.pad_token_id), dense
 
 
 def loss_of(
-    model: LlavaForConditionalGeneration, batch: Batch, features: np.ndarray, image_token: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy and accuracy over the supervised tokens of a packed batch."""
-    inner = model.model
-    embeds = inner.language_model.embed_tokens(batch.tokens)
-    states = torch.from_numpy(np.asarray(features[batch.scenes.numpy()])).float()
-    images = inner.multi_modal_projector(states).to(embeds.dtype)
-    embeds = embeds.masked_scatter((batch.tokens == image_token)[..., None], images)
-    hidden = inner.language_model(
-        inputs_embeds=embeds, attention_mask=batch.mask(), position_ids=batch.positions, use_cache=False
-    ).last_hidden_state
-    wanted = batch.labels[:, 1:] != IGNORE_INDEX
-    owners = batch.owners
-    wanted &= owners[:, 1:] == owners[:, :-1]
-    logits = model.lm_head(hidden[:, :-1][wanted])
-    labels = batch.labels[:, 1:][wanted]
-    return functional.cross_entropy(logits, labels), (logits.argmax(-1) == labels).float().mean()
+    model: LlavaForConditionalGeneration, aids: nn.ModuleDict, batch: Batch, dense: DenseBatch
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cross-entropy and accuracy over the supervised tokens, loss of the hints, dense loss of the tower.
+
+    `dense` begins with the scenes of `batch`; further scenes are seen by the tower alone.
+    """
+    inner, language = model.model, model.model.language_model
+    states = inner.vision_tower(dense[0]).last_hidden_state[:, 1:]
+    embeds = language.embed_tokens(batch.prefix)
+    images = inner.multi_modal_projector(states[: len(batch.prefix)]).to(embeds.dtype)
+    embeds = embeds.masked_scatter((batch.prefix == model.config.image_token_index)[..., None], images)
+    shared = DynamicCache()
+    language(inputs_embeds=embeds, past_key_values=shared, use_cache=True)
+    hidden, labels, hints = [], [], []
+    for part in batch.parts:
+        cache = DynamicCache(
+            [(layer.keys[part.scenes], layer.values[part.scenes]) for layer in shared.layers]
+        )
+        first = batch.prefix.shape[1]
+        output = language(
+            inputs_embeds=language.embed_tokens(part.tokens),
+            position_ids=torch.arange(first, first + part.tokens.shape[1])[None],
+            past_key_values=cache,
+            use_cache=True,
+            output_hidden_states=True,
+        )
+        hints.append(aids["hints"](output.hidden_states[HINT_LAYER], part))
+        wanted = part.labels[:, 1:] != IGNORE_INDEX
+        hidden.append(output.last_hidden_state[:, :-1][wanted])
+        labels.append(part.labels[:, 1:][wanted])
+    logits, target = model.lm_head(torch.cat(hidden)), torch.cat(labels)
+    accuracy = (logits.argmax(-1) == target).float().mean()
+    seen = dense_loss(aids["head"](states.flatten(0, 1)), *dense[1:])[0]
+    return functional.cross_entropy(logits, target), accuracy, torch.stack(hints).mean(), seen
+
+
+class Hints(nn.Module):
+    """Training aid, thrown away afterwards: read the target's box and the mask row off a middle layer.
+
+    Without it a small model learns the form of the answer long before it looks for the target.
+    """
+
+    def __init__(self, width: int, grid: int) -> None:
+        super().__init__()
+        self.box = nn.Linear(width, 4 * (grid + 1))
+        self.row = nn.Linear(width, grid + 1)
+
+    def forward(self, states: torch.Tensor, part: Part) -> torch.Tensor:
+        """Sum of both losses over the supervised tokens; `states` is (rounds, length, width)."""
+        spoken = part.labels != IGNORE_INDEX
+        box = self.box(states[spoken]).unflatten(-1, (4, -1)).flatten(0, 1)
+        wanted = part.box[:, None].expand(-1, states.shape[1], -1)[spoken].flatten()
+        inside = part.rows != IGNORE_INDEX
+        row_loss = functional.cross_entropy(self.row(states[inside]), part.rows[inside])
+        return functional.cross_entropy(box, wanted) + row_loss
 
 
 class ValSplit:
@@ -219,63 +259,87 @@ def train(args: argparse.Namespace) -> None:
         prompt="plain_v1",
         training={"command": args.command, "seed": args.seed},
     )
-    model.model.vision_tower.requires_grad_(False)
-    features = vision_features(model, args.scenes)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    print(f"{sum(p.numel() for p in trained)} trained parameters, {len(features)} scenes", flush=True)
-    optimizer = torch.optim.AdamW(trained, lr=args.lr, weight_decay=0.05, betas=(0.9, 0.98))
-    done = resume(args, model, optimizer)
+    hints = Hints(model.config.text_config.hidden_size, settings.grid_hw[0])
+    aids = nn.ModuleDict({"head": load_head(args.vision, model, settings), "hints": hints})
+    seeing = [*model.model.vision_tower.parameters(), *aids["head"].parameters()]
+    writing = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters()]
+    writing += [*model.lm_head.parameters(), *hints.parameters()]
+    print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    groups = [{"params": writing, "share": 1.0}, {"params": seeing, "share": args.vision_share}]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, weight_decay=0.03, betas=(0.9, 0.98))
+    done = resume(args, model, aids, optimizer)
     prefix_ids, _ = tokenize(render("plain_v1", [("<image>\nQ", None)]), processor)
-    image_token = processor.tokenizer.image_token_id
-    prefix = len(prefix_ids) - prefix_ids[::-1].index(image_token)
+    prefix = len(prefix_ids) - prefix_ids[::-1].index(processor.tokenizer.image_token_id)
     rounds = Rounds(args, processor, prefix)
     loader = DataLoader(
         rounds, batch_size=None, sampler=range(done, args.steps), num_workers=1, prefetch_factor=8
     )
     val = ValSplit(args.val, rounds.seed, settings)
-    started, sums = time.monotonic(), np.zeros(3)
-    for step, batch in enumerate(loader, start=done):
+    started, sums = time.monotonic(), np.zeros(5)
+    for step, (batch, dense) in enumerate(loader, start=done):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args)
-        loss, accuracy = loss_of(model, batch, features, image_token)
+            group["lr"] = learning_rate(step, args) * group["share"]
+        loss, accuracy, hint_loss, seen_loss = loss_of(model, aids, batch, dense)
         optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
+        (loss + args.hint_weight * hint_loss + args.dense_weight * seen_loss).backward()
+        nn.utils.clip_grad_norm_([*writing, *seeing], 1.0)
         optimizer.step()
-        sums += (loss.item(), accuracy.item(), 1)
+        sums += (loss.item(), accuracy.item(), hint_loss.item(), seen_loss.item(), 1)
         if (step + 1) % 100 == 0:
             spent = time.monotonic() - started
             left = spent / (step + 1 - done) * (args.steps - step - 1) / 60
             seen = (step + 1) * args.batch * args.rounds
-            means = sums / sums[2]
-            scores = f"loss {means[0]:.4f} acc {means[1]:.4f}"
+            means = sums / sums[4]
+            scores = f"loss {means[0]:.4f} acc {means[1]:.4f} hints {means[2]:.4f} dense {means[3]:.4f}"
             print(f"step {step + 1}/{args.steps} samples {seen} {scores} {left:.0f} min left", flush=True)
             sums[:] = 0
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
             with torch.no_grad():
                 print("val greedy:", val.judge(model, processor, settings), flush=True)
-            save(args, model, processor, settings, optimizer, step + 1)
+            model.save_pretrained(args.out)
+            processor.save_pretrained(args.out)
+            settings.save(args.out)
+            save_resume(args, model, aids, optimizer, step + 1)
 
 
-def save(args, model, processor, settings, optimizer, done) -> None:  # noqa: ANN001
-    """Write the checkpoint folder and, beside it, what resuming needs."""
-    model.save_pretrained(args.out)
-    processor.save_pretrained(args.out)
-    settings.save(args.out)
+def load_head(
+    vision: Path, model: LlavaForConditionalGeneration, settings: SegmentationSettings
+) -> DenseHead:
+    """Dense head that was trained with the vision tower."""
+    tower = model.config.vision_config
+    patches = tower.image_size // tower.patch_size
+    head = DenseHead(tower.hidden_size, patches, settings.grid_hw[0] // patches)
+    head.load_state_dict(torch.load(vision / "head.pt", weights_only=True))
+    return head
+
+
+def save_resume(
+    args: argparse.Namespace, model: nn.Module, aids: nn.Module, optimizer: torch.optim.Optimizer, done: int
+) -> None:
+    """Write what resuming needs, whole or not at all."""
     state = args.out / "resume.pt"
     torch.save(
-        {"optimizer": optimizer.state_dict(), "model": model.state_dict(), "done": done}, f"{state}.part"
+        {
+            "optimizer": optimizer.state_dict(),
+            "model": model.state_dict(),
+            "aids": aids.state_dict(),
+            "done": done,
+        },
+        f"{state}.part",
     )
     Path(f"{state}.part").replace(state)
 
 
-def resume(args: argparse.Namespace, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def resume(
+    args: argparse.Namespace, model: nn.Module, aids: nn.Module, optimizer: torch.optim.Optimizer
+) -> int:
     """Load the last save if there is one; number of steps already done."""
     state = args.out / "resume.pt"
     if not state.is_file():
         return 0
     saved = torch.load(state, weights_only=True)
     model.load_state_dict(saved["model"])
+    aids.load_state_dict(saved["aids"])
     optimizer.load_state_dict(saved["optimizer"])
     return int(saved["done"])
 
@@ -293,7 +357,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8000, help="optimizer steps")
     parser.add_argument("--batch", type=int, default=4, help="scenes a step")
     parser.add_argument("--rounds", type=int, default=8, help="questions a scene")
+    parser.add_argument("--extra", type=int, default=8, help="more scenes a step that only the tower sees")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument(
+        "--vision-share", type=float, default=0.4, help="learning rate of the tower, as a share"
+    )
+    parser.add_argument("--dense-weight", type=float, default=0.5, help="weight of the tower's dense loss")
+    parser.add_argument("--hint-weight", type=float, default=0.3, help="weight of the hints' loss")
     parser.add_argument("--warmup", type=int, default=200, help="steps until the peak")
     parser.add_argument(
         "--decay", type=float, default=0.25, help="share of the steps that lowers the rate again"
