@@ -14,9 +14,8 @@ MAX_BODY_LINES = 60
 LONG_BODY_LINES = 40
 LONG_BODY_SHARE = 0.05
 
-TOP_LEVEL = set(
-    "llava scripts playground images tests constraints .ci pyproject.toml README.md LICENSE .gitignore".split()
-)
+TOP_LEVEL = {"llava", "scripts", "playground", "images", "tests", "constraints", ".ci"}
+TOP_LEVEL |= {"pyproject.toml", "README.md", "LICENSE", ".gitignore"}
 
 LAYERS = ("codec", "data", "model", "train", "eval")
 MAY_IMPORT = {

@@ -3,20 +3,21 @@
 #
 #   bash scripts/v1_5/finetune_lora.sh                                   # 8 GPUs, published values
 #   NPROC_PER_NODE=1 DEEPSPEED= bash scripts/v1_5/finetune_lora.sh       # one process
-#   MODEL=playground/checkpoints/tiny-llava-refshapes DATA=train.json IMAGES=playground/data/refer_seg/images \
-#     GRID= VERSION= LORA_R=16 LORA_ALPHA=32 MAX_STEPS=100 bash scripts/v1_5/finetune_lora.sh    # a laptop
+#   MODEL=playground/checkpoints/tiny-llava-refshapes DATA=train.json IMAGES=playground/data/refer_seg \
+#     LORA_R=16 LORA_ALPHA=32 MAX_STEPS=100 bash scripts/v1_5/finetune_lora.sh    # a laptop
 #
 # The values are those of Text4Seg's LLaVA track: 4 samples x 4 accumulations x 8 GPUs = 128 samples a step,
 # 2 epochs, r 64, alpha 128, learning rates 2e-4 and 2e-5 (projector), cosine with 3 % warm-up.
 # Paths start from the repository's root. Flags after the script's name are passed on and win: bash scripts/v1_5/finetune_lora.sh --resume
 set -euo pipefail
 
+if [ -z "${MODEL:-}" ]; then GRID=${GRID:-16}; fi  # the default base says no grid; the published one is 16
 MODEL=${MODEL:-llava-hf/llava-1.5-7b-hf}          # base: Hugging Face LLaVA, folder or model id
-DATA=${DATA:-playground/data/json_files/refcoco_16_two_round_2.json}   # record files, separated by spaces
-IMAGES=${IMAGES:-playground/data}                 # folder that the records' image paths start from
+DATA=${DATA:-playground/data/json_files/refcoco_train_16x16_r2_c2.json}   # record files, separated by spaces
+IMAGES=${IMAGES:-playground/data/refer_seg}       # folder that the records' image paths start from
 OUTPUT=${OUTPUT:-checkpoints/text4seg-lora}
 VERSION=${VERSION:-}                              # prompt; empty: the base's, else text4seg_v1
-GRID=${GRID:-}                                    # label grid; empty: the base's
+GRID=${GRID:-}                                    # label grid; empty: what the base's segmentation.json says
 LORA_R=${LORA_R:-64}
 LORA_ALPHA=${LORA_ALPHA:-128}
 LORA_DROPOUT=${LORA_DROPOUT:-0.05}
