@@ -16,7 +16,7 @@ MODEL=playground/checkpoints/tiny-llava-refshapes
 export SAM_PATH=playground/checkpoints/tiny-sam-refshapes
 IMAGE=images/shapes.jpg
 QUERY="the blue star"
-STEPS="${STEPS:-240}"                               # optimizer steps of the fine-tuning
+STEPS="${STEPS:-200}"                               # optimizer steps of the fine-tuning
 
 step() { printf '\n== %s\n' "$*"; }
 table() { "$PYTHON" -m llava.eval.report "$1"; }
@@ -24,9 +24,9 @@ table() { "$PYTHON" -m llava.eval.report "$1"; }
 started=$SECONDS
 step "1/6 Generate RefShapes, and a second set that shows only hearts and moons"
 [ -f "$OUT/known/refshapes/refs(unc).p" ] ||
-  "$PYTHON" playground/data/create_refshapes.py --root "$OUT/known" --train 0 --val 60 --testA 0 --testB 0
+  "$PYTHON" playground/data/create_refshapes.py --root "$OUT/known" --train 0 --val 30 --testA 0 --testB 0
 [ -f "$OUT/new/refshapes/refs(unc).p" ] ||
-  "$PYTHON" playground/data/create_refshapes.py --root "$OUT/new" --shapes heart moon --train 400 --val 20 --testA 0 --testB 0
+  "$PYTHON" playground/data/create_refshapes.py --root "$OUT/new" --shapes heart moon --train 300 --val 12 --testA 0 --testB 0
 
 step "2/6 Turn the new shapes into conversations"
 "$PYTHON" playground/data/create_json/create_refcoco.py --root "$OUT/new" --dataset refshapes --split train \

@@ -19,10 +19,9 @@ from llava.settings import SegmentationSettings
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "playground" / "checkpoints"
 LEFT_BEHIND = {"resume.pt", "head.pt"}
 MEASURED_WITH = (
-    "python playground/data/create_refshapes.py && "
-    "SAM_PATH=playground/checkpoints/tiny-sam-refshapes bash scripts/v1_5/eval/refer_seg.sh "
-    "playground/checkpoints/tiny-llava-refshapes "
-    "'refshapes|val' 'refshapes|testA' 'refshapes|testB' 'grefshapes|val'"
+    "python playground/data/create_refshapes.py --train 0 && "
+    "LIMIT=150 SAM_PATH=playground/checkpoints/tiny-sam-refshapes bash scripts/v1_5/eval/refer_seg.sh "
+    "playground/checkpoints/tiny-llava-refshapes 'refshapes|val' 'grefshapes|val'"
 )
 
 

@@ -15,7 +15,7 @@ RUN="${RUN:-runs/tiny}"
 "$PYTHON" scripts/tiny_model/train_llava.py --scenes "$RUN/scenes" --vision "$RUN/vision" --out "$RUN/llava"
 [ -f "$RUN/sam/model.safetensors" ] || "$PYTHON" scripts/tiny_model/train_sam.py --out "$RUN/sam"
 
-"$PYTHON" playground/data/create_refshapes.py --root "$RUN/data"
-SAM_PATH="$RUN/sam" DATA_ROOT="$RUN/data" OUT="$RUN/val" PYTHON="$PYTHON" \
-  bash scripts/v1_5/eval/refer_seg.sh "$RUN/llava" "refshapes|val" "refshapes|testA" "refshapes|testB" "grefshapes|val"
+"$PYTHON" playground/data/create_refshapes.py --root "$RUN/data" --train 0
+LIMIT=150 SAM_PATH="$RUN/sam" DATA_ROOT="$RUN/data" OUT="$RUN/val" \
+  bash scripts/v1_5/eval/refer_seg.sh "$RUN/llava" "refshapes|val" "grefshapes|val"
 "$PYTHON" scripts/tiny_model/ship.py --llava "$RUN/llava" --sam "$RUN/sam" --results "$RUN/val/results.json"
