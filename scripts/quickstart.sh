@@ -15,7 +15,7 @@ OUT="${OUT:-runs/quickstart}"
 MODEL=playground/checkpoints/tiny-llava-refshapes
 export SAM_PATH=playground/checkpoints/tiny-sam-refshapes
 IMAGE=images/shapes.jpg
-QUERY="the blue star"
+QUERY="the purple object"
 STEPS="${STEPS:-200}"                               # optimizer steps of the fine-tuning
 
 step() { printf '\n== %s\n' "$*"; }

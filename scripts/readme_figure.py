@@ -27,15 +27,14 @@ TEXT_WIDTH = 330
 TITLE, TEXT = 19, 15
 
 
-def text_panel(title: str, lines: list[str]) -> Image.Image:
-    """White panel with a title and small lines of text."""
+def text_panel(lines: list[str]) -> Image.Image:
+    """White panel with small lines of text."""
     panel = Image.new("RGB", (TEXT_WIDTH, HEIGHT), CARD)
     draw = ImageDraw.Draw(panel)
-    draw.text((GAP, 8), title, INK, ImageFont.load_default(TITLE))
     font = ImageFont.load_default(TEXT)
-    step = min(TEXT + 3, (HEIGHT - 48) / max(len(lines), 1))
+    step = min(TEXT + 3, (HEIGHT - 16) / max(len(lines), 1))
     for number, line in enumerate(lines):
-        draw.text((GAP, 40 + number * step), line, SOFT_INK, font)
+        draw.text((GAP, 8 + number * step), line, SOFT_INK, font)
     return panel
 
 
@@ -62,11 +61,11 @@ def figure(image: Image.Image, query: str, checkpoint: Path, sam: Path) -> Image
     )
     scale = HEIGHT / image.height
     size = (round(image.width * scale), HEIGHT)
-    sentence, _, mask_text = prediction.text.partition("<seg>")
+    mask_text = prediction.text.partition("<seg>")[2]
     lines = ["<seg>" + mask_text.split("\n")[0], *mask_text.split("\n")[1:]]
     panels = [
         (f"“{query}”", image.resize(size, Image.Resampling.BICUBIC)),
-        ("answer", text_panel(sentence.strip()[:38] + " …", lines)),
+        ("answer", text_panel(lines)),
         ("its cells", with_grid(overlay(image, cells, colour=COARSE).resize(size), grid_hw)),
         ("refined by SAM", overlay(image, refined, colour=REFINED).resize(size, Image.Resampling.BICUBIC)),
     ]
@@ -81,7 +80,9 @@ def beside(panels: list[tuple[str, Image.Image]]) -> Image.Image:
     for caption, panel in panels:
         page.paste(panel, (left, GAP))
         middle = left + panel.width // 2
-        draw.text((middle, HEIGHT + 2 * GAP), caption, INK, ImageFont.load_default(TITLE), anchor="mt")
+        draw.text(
+            (middle, HEIGHT + 2 * GAP + TITLE), caption, INK, ImageFont.load_default(TITLE), anchor="ms"
+        )
         left += panel.width + GAP
     return page
 
@@ -92,7 +93,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--image-file", type=Path, default=ROOT / "images" / "shapes.jpg", help="image")
-    parser.add_argument("--query", default="the blue star", help="what to segment")
+    parser.add_argument("--query", default="the purple object", help="what to segment")
     parser.add_argument("--model-path", type=Path, default=CHECKPOINTS / "tiny-llava-refshapes", help="LLaVA")
     parser.add_argument("--sam-path", type=Path, default=CHECKPOINTS / "tiny-sam-refshapes", help="SAM")
     parser.add_argument("--out", type=Path, default=ROOT / "images" / "readme" / "answer.png", help="picture")
