@@ -32,7 +32,8 @@ def squashed_chunk(job: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     cells = np.zeros((stop - start, GRID, GRID), dtype=np.uint8)
     for row, index in enumerate(range(start, stop)):
         scene, pixels = render(seed, "train", index)
-        images[row] = Image.fromarray(pixels).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)
+        small = Image.fromarray(pixels).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.BICUBIC)
+        images[row] = np.asarray(small)
         for number, mask in enumerate(scene.masks):
             cells[row][sample_centres(mask, (GRID, GRID))] = number + 1
     return images, cells

@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,16 +42,19 @@ from llava.data.refshapes.split import scene_rng
 from llava.data.tokens import pixel_values, tokenize
 from llava.settings import SegmentationSettings
 
+Llava = Any
+"""A `LlavaForConditionalGeneration`, whose type hints know less than its configuration."""
+
 HINT_LAYER = 3
 """Hidden state (0 = embeddings) that the hints are read off: late enough to know, early enough to be used."""
 
 
-def build_model(vision: Path, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def build_model(vision: Path, seed: int) -> tuple[Llava, LlavaProcessor]:
     """New tiny LLaVA around the pre-trained vision tower, and its processor."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     tower = CLIPVisionModel.from_pretrained(vision)
-    side, patch = tower.config.image_size, tower.config.patch_size
+    side, patch = int(tower.config.image_size), int(tower.config.patch_size)  # type: ignore[arg-type]
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,
@@ -70,12 +74,12 @@ def build_model(vision: Path, seed: int) -> tuple[LlavaForConditionalGeneration,
         vision_feature_layer=-1,
         image_seq_length=(side // patch) ** 2,
     )
-    model = LlavaForConditionalGeneration(config)
+    model: Llava = LlavaForConditionalGeneration(config)
     loaded = model.model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
     assert not loaded.missing_keys
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.generation_config, name, getattr(tokenizer, name))
-    size = {"height": side, "width": side}
+    size: Any = {"height": side, "width": side}
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size=size, crop_size=size),
         tokenizer=tokenizer,
@@ -127,7 +131,7 @@ class Rounds(Dataset[tuple[Batch, DenseBatch]]):
 
 
 def loss_of(
-    model: LlavaForConditionalGeneration, aids: nn.ModuleDict, batch: Batch, dense: DenseBatch
+    model: Llava, aids: nn.ModuleDict, batch: Batch, dense: DenseBatch
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cross-entropy and accuracy over the supervised tokens, loss of the hints, dense loss of the tower.
 
@@ -138,7 +142,7 @@ def loss_of(
     embeds = language.embed_tokens(batch.prefix)
     images = inner.multi_modal_projector(states[: len(batch.prefix)]).to(embeds.dtype)
     embeds = embeds.masked_scatter((batch.prefix == model.config.image_token_index)[..., None], images)
-    shared = DynamicCache()
+    shared: Any = DynamicCache()
     language(inputs_embeds=embeds, past_key_values=shared, use_cache=True)
     hidden, labels, hints = [], [], []
     for part in batch.parts:
@@ -199,7 +203,7 @@ class ValSplit:
             self.items.append((Image.fromarray(pixels), expression, grid.astype(bool)))
 
     def judge(
-        self, model: LlavaForConditionalGeneration, processor: LlavaProcessor, settings: SegmentationSettings
+        self, model: Llava, processor: LlavaProcessor, settings: SegmentationSettings
     ) -> dict[str, float]:
         """Grid cIoU and gIoU over targeted questions, N-acc, and the share of answers with faults."""
         inter = union = faults = absent = right = 0
@@ -302,9 +306,7 @@ def train(args: argparse.Namespace) -> None:
             save_resume(args, model, aids, optimizer, step + 1)
 
 
-def load_head(
-    vision: Path, model: LlavaForConditionalGeneration, settings: SegmentationSettings
-) -> DenseHead:
+def load_head(vision: Path, model: Llava, settings: SegmentationSettings) -> DenseHead:
     """Dense head that was trained with the vision tower."""
     tower = model.config.vision_config
     patches = tower.image_size // tower.patch_size

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,12 +160,17 @@ def mask_loss(logits: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor) ->
     return (4 * cross + dice).mean()
 
 
-def forward(model: SamModel, batch: Item, *, with_mask: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def forward(
+    model: Any,  # noqa: ANN401 - transformers types outputs as optional
+    batch: Item,
+    *,
+    with_mask: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss over all passes, and the mean IoU of the last one."""
     values, prompts, points, labels, truths, valid = batch
     embeddings = model.get_image_embeddings(values).repeat_interleave(MASKS, 0)
     truth, inside = truths.flatten(0, 1), valid.repeat_interleave(MASKS, 0)
-    logits = prompts.flatten(0, 1)[:, None] if with_mask else None
+    logits: Any = prompts.flatten(0, 1)[:, None] if with_mask else None
     losses = []
     for _ in range(ITERATIONS):
         logits = model(
@@ -184,7 +190,7 @@ def forward(model: SamModel, batch: Item, *, with_mask: bool) -> tuple[torch.Ten
 def train(args: argparse.Namespace) -> None:
     """Train, print progress, save."""
     torch.manual_seed(args.seed)
-    model = SamModel(sam_config())
+    model: Any = SamModel(sam_config())
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, args.steps, pct_start=0.08)
     rng = np.random.default_rng(args.seed)

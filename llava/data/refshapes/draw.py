@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.random import Generator
@@ -33,7 +35,7 @@ def _background(size_hw: tuple[int, int], rng: Generator) -> NDArray[np.float32]
     ends = rng.uniform(95, 185) + rng.uniform(-28, 28, (2, 3))
     kind = rng.integers(4)
     if kind == 0:
-        share = np.zeros(size_hw)
+        share: NDArray[Any] = np.zeros(size_hw)
     elif kind == 1:
         across, down = rng.uniform(-1, 1, 2)
         share = across * np.linspace(0, 1, width)[None] + down * np.linspace(0, 1, height)[:, None]
