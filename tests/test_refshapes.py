@@ -26,68 +26,66 @@ def scenes(count, split="val", shapes=SHAPES):
     return [sample_scene(scene_rng(3, split, index), shapes) for index in range(count)]
 
 
-def understand(scene: Scene, text: str) -> set[int]:  # noqa: C901 - one branch for each way of speaking
-    """Slow, independent reading of an expression: the objects that it can mean."""
-    words = text.replace("only ", "").removeprefix("the ").split()
-    everything = set(range(len(scene.items)))
-    centres = [item.centre_xy for item in scene.items]
+PLACES = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}
+"""Axis and direction of each side, written down again so that the tests do not trust the generator."""
 
-    def with_word(word, pool):
-        if word in COLOURS:
-            return {k for k in pool if scene.items[k].colour == word}
-        if word in (*SHAPES, *NEW_SHAPES):
-            return {k for k in pool if scene.items[k].shape == word}
-        return set(pool)
+SIDE_WORDS = {
+    "left": ("left", "leftmost"),
+    "right": ("right", "rightmost"),
+    "top": ("top", "topmost", "highest"),
+    "bottom": ("bottom", "bottommost", "lowest"),
+}
+RELATION_WORDS = {
+    "left of": "left",
+    "right of": "right",
+    "above": "top",
+    "higher than": "top",
+    "below": "bottom",
+    "lower than": "bottom",
+}
+TEXTURE_WORDS = {"striped": ("striped", "stripes"), "dotted": ("dotted", "dots"), "plain": ("plain",)}
 
-    def named(part, pool):
-        for word in part:
-            pool = with_word(word, pool)
-        return pool
 
-    directions = {
-        "left": (0, 1),
-        "right": (0, -1),
-        "above": (1, 1),
-        "higher": (1, 1),
-        "below": (1, -1),
-        "lower": (1, -1),
-    }
-    for split_word in ("left of", "right of", "above", "higher than", "below", "lower than"):
-        if f" {split_word} the " in f" {text} ":
-            head, anchor = text.split(f" {split_word} the ")
-            (anchor_index,) = named(anchor.split(), everything)
-            axis, sign = directions[split_word.split()[0]]
-            subject = named([w for w in head.split() if w not in ("left", "right")], everything) - {
-                anchor_index
-            }
-            return {k for k in subject if sign * (centres[anchor_index][axis] - centres[k][axis]) > 0}
-    for texture, marks in {
-        "striped": ("striped", "stripes"),
-        "dotted": ("dotted", "dots"),
-        "plain": ("plain",),
-    }.items():
-        if any(mark in words for mark in marks):
-            return {k for k in named(words, everything) if scene.items[k].texture == texture}
-    pool = named([word for word in words if word not in ("left", "right")], everything)
-    if not pool:
-        return set()
+def named(scene: Scene, words: list[str]) -> set[int]:
+    """Objects that have every colour and shape among the words."""
+    looks = [word for word in words if word in (*COLOURS, *SHAPES, *NEW_SHAPES)]
+    return {k for k, item in enumerate(scene.items) if set(looks) <= {item.colour, item.shape}}
+
+
+def related(scene: Scene, head: str, anchor: str, side: str) -> set[int]:
+    """Objects of the head's words that lie on a side of the anchor."""
+    (fixed,) = named(scene, anchor.split())
+    axis, sign = PLACES[side]
+    centres = [sign * item.centre_xy[axis] for item in scene.items]
+    return {k for k in named(scene, head.split()) - {fixed} if centres[k] < centres[fixed]}
+
+
+def chosen(scene: Scene, words: list[str], pool: set[int]) -> set[int]:
+    """What size, side and ordinal words leave of a pool that is not empty."""
     if set(words) & {"largest", "biggest"}:
         return {max(pool, key=lambda k: scene.items[k].diameter)}
     if set(words) & {"smallest", "littlest"}:
         return {min(pool, key=lambda k: scene.items[k].diameter)}
-    sides = {
-        "left": ("left", "leftmost"),
-        "right": ("right", "rightmost"),
-        "top": ("top", "topmost", "highest"),
-        "bottom": ("bottom", "bottommost", "lowest"),
-    }
-    for side, marks in sides.items():
+    for side, marks in SIDE_WORDS.items():
         if set(words) & set(marks):
-            axis, sign = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}[side]
-            ranked = sorted(pool, key=lambda k: sign * centres[k][axis])
+            axis, sign = PLACES[side]
+            ranked = sorted(pool, key=lambda k: sign * scene.items[k].centre_xy[axis])
             place = next((ORDINALS.index(word) for word in words if word in ORDINALS), 0)
-            return {ranked[place]} if place < len(ranked) else set()
+            return set(ranked[place : place + 1])
     return pool
+
+
+def understand(scene: Scene, text: str) -> set[int]:
+    """Slow, independent reading of an expression: the objects that it can mean."""
+    for words_between, side in RELATION_WORDS.items():
+        if f" {words_between} the " in text:
+            return related(scene, *text.split(f" {words_between} the "), side)
+    words = text.split()
+    pool = named(scene, words)
+    for texture, marks in TEXTURE_WORDS.items():
+        if set(words) & set(marks):
+            return {k for k in pool if scene.items[k].texture == texture}
+    return chosen(scene, words, pool) if pool else set()
 
 
 def test_single_expressions_fit_their_object_and_no_other():
