@@ -19,18 +19,27 @@ Rle = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sample:
-    """One referring expression of one image, with its true mask.
+    """One target of one image: its words and its true mask.
+
+    Referring sets give one sample per expression, semantic sets one per class in an image, part sets one per
+    part of an object class, reasoning sets one per target of a question. Samples whose ids differ behind the
+    last bar only are other words for one target.
 
     Attributes:
         id: unique in its dataset, stable over runs: "refcoco|unc|val|<ref_id>|<sent_id>".
         image_path: the image file.
         image_id: id of the image in `instances.json`.
         size_hw: height and width of the image in pixels.
-        expression: the referring expression as the dataset gives it.
+        expression: the referring expression, or the name of the class or part, as the dataset gives it.
         mask: union of all targets as COCO RLE of `size_hw`; all zeros when `no_target`.
         no_target: true when the expression describes nothing in the image.
         boxes_xyxy: annotated box of each target in pixels, (x0, y0, x1, y1).
         group: name of the expression's kind where the dataset knows it ("colour", "ordinal", …), else "".
+        synonyms: other names that mean the same class.
+        part_of: object that the part belongs to, "" for whole objects.
+        question: whole question in the dataset's words; "" where a template asks for the expression.
+        answer: what the dataset says about the target in words, "" where it says nothing.
+        ignore: pixels that belong to no decision, neither target nor background; None where there are none.
     """
 
     id: str
@@ -42,6 +51,11 @@ class Sample:
     no_target: bool = False
     boxes_xyxy: tuple[tuple[float, float, float, float], ...] = ()
     group: str = ""
+    synonyms: tuple[str, ...] = ()
+    part_of: str = ""
+    question: str = ""
+    answer: str = ""
+    ignore: Rle | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from llava.data.refer import HELP, REFER_DATASETS, find_image_folder, find_instances, find_refs, read_refer
+from llava.data.readers.refer import (
+    HELP,
+    REFER_DATASETS,
+    find_image_folder,
+    find_instances,
+    find_refs,
+    read_refer,
+)
 
 ROOT = Path(__file__).resolve().parents[1] / "playground" / "data" / "refer_seg"
 

@@ -10,8 +10,8 @@ from PIL import Image
 from refer_folder import SQUARE, annotation, ref, write_dataset
 
 from llava.codec import mask_to_grid, read_answer
+from llava.data.readers.refer import read_refer
 from llava.data.records import read_records
-from llava.data.refer import read_refer
 from llava.data.rle import decode_rle
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from refer_folder import SIZE_HW, SQUARE, annotation, images, ref, write_dataset
 
-from llava.data.refer import REFER_DATASETS, find_image_folder, parse_spec, read_refer
+from llava.data.readers.refer import REFER_DATASETS, find_image_folder, parse_spec, read_refer
 from llava.data.rle import decode_rle, empty_rle, encode_mask, merge_rles, rle_area, rle_box_xyxy, union_rle
 
 EXPECTED_SQUARE = np.zeros(SIZE_HW, dtype=bool)

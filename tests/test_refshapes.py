@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from llava.data.pickles import load_plain_pickle
-from llava.data.refer import read_refer
+from llava.data.readers.refer import read_refer
 from llava.data.refshapes.phrases import ORDINALS, sample_absent, sample_several, sample_single
 from llava.data.refshapes.scene import (
     COLOURS,

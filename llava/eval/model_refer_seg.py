@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava.data.refer import read_refer
+from llava.data.readers.refer import read_refer
 from llava.eval.loop import Refiner, Shard, evaluate
 from llava.eval.page import text_table
 from llava.eval.predictions import split_of

@@ -19,8 +19,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava.data.readers.refer import REFER_DATASETS, ReferSpec, parse_spec, read_refer
 from llava.data.records import VANISHED_POLICIES, ReferRecordBuilder, write_records
-from llava.data.refer import REFER_DATASETS, ReferSpec, parse_spec, read_refer
 from llava.settings import CELL_POLICIES, CODECS
 from llava.types import Sample
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from llava.data.pickles import load_plain_pickle
-from llava.data.refer_sources import REFER_DATASETS, ReferSource
+from llava.data.readers.refer_sources import REFER_DATASETS, ReferSource
 from llava.data.rle import empty_rle, merge_rles, rle_area, rle_box_xyxy, union_rle
 from llava.types import Rle, Sample
 
