@@ -33,7 +33,8 @@ def sample_centres(array: NDArray[Any], grid_hw: tuple[int, int]) -> NDArray[Any
     array = np.asarray(array)
     sides = check_sides(array.shape, "array shape")
     rows, columns = (
-        _centres(side, cells) for side, cells in zip(sides, check_sides(grid_hw, "grid_hw"), strict=True)
+        centre_indices(side, cells)
+        for side, cells in zip(sides, check_sides(grid_hw, "grid_hw"), strict=True)
     )
     return array[np.ix_(rows, columns)]
 
@@ -65,16 +66,12 @@ def mask_to_grid(mask: NDArray[Any], grid_hw: tuple[int, int], *, policy: str = 
         >>> [mask_to_grid(mask, (2, 2), policy=name).tolist() for name in ("centre", "keep_small")]
         [[[0, 0], [0, 0]], [[0, 1], [0, 0]]]
     """
-    if policy not in CELL_POLICIES:
-        raise ValueError(f"unknown cell policy {policy!r}; known: {', '.join(CELL_POLICIES)}")
+    check_cell_policy(policy)
     mask = np.asarray(mask) != 0
     grid = sample_centres(mask, grid_hw).astype(np.int64)
     if policy == "keep_small" and mask.any() and not grid.any():
-        rows, columns = (
-            pixels * cells // side
-            for pixels, cells, side in zip(np.nonzero(mask), grid.shape, mask.shape, strict=True)
-        )
-        grid.flat[np.bincount(rows * grid.shape[1] + columns).argmax()] = 1
+        rows, columns = np.nonzero(mask)
+        grid.flat[fullest_cell(rows, columns, size_hw=mask.shape, grid_hw=grid.shape)] = 1
     return grid
 
 
@@ -123,8 +120,29 @@ def check_sides(sides: tuple[int, ...], name: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def _centres(side: int, cells: int) -> IntArray:
-    """Index of the pixel at the centre of each of `cells` equal parts of `side` pixels; (cells,)."""
+def check_cell_policy(policy: str) -> None:
+    """Refuse an unknown cell policy and name the known ones."""
+    if policy not in CELL_POLICIES:
+        raise ValueError(f"unknown cell policy {policy!r}; known: {', '.join(CELL_POLICIES)}")
+
+
+def fullest_cell(
+    rows: IntArray, columns: IntArray, *, size_hw: tuple[int, ...], grid_hw: tuple[int, ...]
+) -> int:
+    """Flat index of the cell that holds most of some pixels, the first one of equals.
+
+    Args:
+        rows: int (pixels,), at least one.
+        columns: int (pixels,).
+        size_hw: height and width in pixels of what the grid covers.
+        grid_hw: rows and columns of the grid.
+    """
+    cells = rows * grid_hw[0] // size_hw[0] * grid_hw[1] + columns * grid_hw[1] // size_hw[1]
+    return int(np.bincount(cells).argmax())
+
+
+def centre_indices(side: int, cells: int) -> IntArray:
+    """Index of the pixel at the centre of each of `cells` equal parts of `side` pixels; int64 (cells,)."""
     steps = np.full(cells, side / cells)
     steps[0] /= 2
     return np.cumsum(steps).astype(np.int64)
