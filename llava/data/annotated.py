@@ -66,6 +66,32 @@ class AnnotatedImage:
     conversations: tuple[tuple[str, str], ...] = ()
 
 
+def anchors(image: AnnotatedImage) -> tuple[int, ...]:
+    """Which targets start a record of their own, as indices into `targets`.
+
+    Every expression of a referring set, one target of every question, one of every object with its parts.
+    A semantic image and a conversation start one record, with index 0.
+    """
+    if image.family not in ("referring", "reasoning", "parts"):
+        return (0,)
+    first: dict[str, int] = {}
+    for index, target in enumerate(image.targets):
+        first.setdefault(_unit(target, image.family), index)
+    return tuple(first.values())
+
+
+def _unit(target: Target, family: str) -> str:
+    """What targets that start one record together have in common."""
+    if family == "parts":
+        return object_name(target)
+    return f"question {target.question}" if target.question else f"target {target.id}"
+
+
+def object_name(target: Target) -> str:
+    """Object that a part belongs to, or the name of the whole object itself."""
+    return target.part_of or target.names[0]
+
+
 def collect(samples: Iterable[Sample], info: DatasetInfo, image_folder: Path) -> Iterator[AnnotatedImage]:
     """Samples by image, in the order in which the images first come.
 
