@@ -369,7 +369,7 @@ def test_a_split_that_the_file_does_not_hold_says_what_it_holds(root):
         ([ref(1, 5, ["a"], image_id=9)], "has no image 9, which ref 1 of refs.unc..p needs"),
         ([ref(1, 4, ["a"])], "has no annotation 4, which ref 1 of refs.unc..p needs"),
         ([ref(1, 5, ["a"], image_id=2)], "puts in another image the annotation 5"),
-        ([ref(1, 5, ["a"]), ref(1, 5, ["b"])], r"1 ids stand twice, the first is refcoco\|unc\|val\|1\|10"),
+        ([ref(1, 5, ["a"]), ref(1, 5, ["b"])], r"id refcoco\|unc\|val\|1\|10 stands twice"),
     ],
 )
 def test_refs_that_do_not_fit_are_a_named_error(root, refs, message):

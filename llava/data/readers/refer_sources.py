@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_COCO_FOLDERS = ("images/mscoco/images/train2014", "images/coco_2014/train2014", "images/train2014")
-"""Where RefCOCO users keep COCO train2014: layouts of LISA, Text4Seg, and gRefCOCO."""
+from llava.data.readers.lookup import coco_folders
 
+_COCO_FOLDERS = coco_folders("train2014")
+_TRAIN_AND_VAL = tuple(
+    folder for part in ("trainval2014", "train2014", "val2014") for folder in coco_folders(part)
+)
 _COCO_PAGE = "http://images.cocodataset.org/zips/train2014.zip"
 _REFER_PAGE = "https://github.com/lichengunc/refer"
 _UNC_SPLITS = ("train", "val", "testA", "testB")
@@ -27,6 +30,9 @@ class ReferSource:
         stem: first part of the refs file name.
         suffixes: its endings, first choice first.
         instances: folders under the root whose `instances.json` holds the masks, first choice first.
+        folders: folders under the root that may hold the refs file; empty: the one of the dataset's name.
+        names: other names that users know the refs file by.
+        coco_images: true when the images are COCO's.
     """
 
     splits: Mapping[str, tuple[str, ...]]
@@ -37,11 +43,14 @@ class ReferSource:
     instances: tuple[str, ...]
     stem: str = "refs"
     suffixes: tuple[str, str] = (".p", ".json")
+    folders: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    coco_images: bool = False
 
 
 def _coco(name: str, splits: Mapping[str, tuple[str, ...]], split_by: str) -> ReferSource:
     """A dataset of the REFER page over COCO images."""
-    return ReferSource(splits, split_by, _COCO_FOLDERS, _REFER_PAGE, _COCO_PAGE, (name,))
+    return ReferSource(splits, split_by, _COCO_FOLDERS, _REFER_PAGE, _COCO_PAGE, (name,), coco_images=True)
 
 
 _GENERATED = "made on this machine by: python playground/data/create_refshapes.py"
@@ -67,6 +76,26 @@ REFER_DATASETS: Mapping[str, ReferSource] = {
         instances=("grefcoco",),
         stem="grefs",
         suffixes=(".json", ".p"),
+        coco_images=True,
+    ),
+    "refzom": ReferSource(
+        splits={"final": ("train", "test")},
+        split_by="final",
+        image_folders=(*_TRAIN_AND_VAL, "refzom/train2014", "refzom/val2014"),
+        page="https://github.com/toggle1995/RIS-DMMI",
+        images_page="http://images.cocodataset.org/zips/train2014.zip and val2014.zip",
+        instances=("refzom", "ref-zom"),
+        folders=("refzom", "ref-zom"),
+        names=("Ref-ZOM(final).p", "Ref_ZOM.p"),
+        coco_images=True,
+    ),
+    "rrsisd": ReferSource(
+        splits={"unc": _PLAIN_SPLITS},
+        split_by="unc",
+        image_folders=("images/rrsisd/JPEGImages",),
+        page="https://github.com/Lsan2401/RMSIN",
+        images_page="https://github.com/Lsan2401/RMSIN",
+        instances=("rrsisd",),
     ),
     "refshapes": ReferSource(
         splits={"unc": _UNC_SPLITS},
