@@ -97,7 +97,7 @@ def fakes(monkeypatch):
     monkeypatch.setattr(
         run_llava,
         "load_models",
-        lambda options: (FakeSegmenter(), FakeRefiner() if options.sam_path else None),
+        lambda options: (FakeSegmenter(), FakeRefiner() if options.sam_path != "none" else None),
     )
 
 

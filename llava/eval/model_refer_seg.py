@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava.data.readers.refer import read_refer
+from llava.eval.arguments import NO_REFINER, add_checkpoint_arguments
 from llava.eval.loop import Refiner, Shard, evaluate
 from llava.eval.page import text_table
 from llava.eval.predictions import split_of
@@ -27,8 +28,6 @@ from llava.eval.run import RunSettings, code_version, describe_samples, fingerpr
 from llava.settings import SegmentationSettings
 from llava.types import Sample, Segmenter
 
-NO_REFINER = "none"
-
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Command line of an evaluation."""
@@ -36,17 +35,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model-path", type=Path, required=True, help="checkpoint folder with segmentation.json")
-    add(
-        "--model-base",
-        default=None,
-        help="base model of an adapter checkpoint, where it names none or another",
-    )
-    add(
-        "--sam-path",
-        default=NO_REFINER,
-        help=f"SAM that refines the masks, '{NO_REFINER}' for coarse masks only",
-    )
+    add_checkpoint_arguments(parser)
     add("--sam-iterations", type=int, default=3, help="how often SAM sees its own mask again")
     add("--sam-points", type=int, default=10, help="points inside, and as many outside, given to SAM")
     add("--sam-box", action="store_true", help="give SAM the box of the coarse mask too")
@@ -62,7 +51,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--max-new-tokens", type=int, default=None, help="longest answer (default: what the grid needs)")
     add("--limit", type=int, default=None, help="score a seeded random choice of this many samples per split")
     add("--seed", type=int, default=0, help="of that choice, of SAM's points and of the sheets")
-    add("--device", default=None, help="for example cuda or cpu (default: cuda where there is one)")
     add("--dtype", default=None, help="float32, float16 or bfloat16 (default: what fits the device)")
     add("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
     return parser.parse_args(arguments)

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from llava.data.questions import normalise_expression
+from llava.eval.arguments import NO_REFINER, add_checkpoint_arguments
 from llava.eval.draw import COARSE, REFINED, Card, Panel, sheet
 from llava.eval.images import load_image
 from llava.eval.loop import Refiner
@@ -113,16 +114,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--model-path", type=Path, required=True, help="checkpoint folder with segmentation.json")
-    add(
-        "--model-base",
-        default=None,
-        help="base model of an adapter checkpoint, where it names none or another",
-    )
+    add_checkpoint_arguments(parser)
     add("--image-file", type=Path, required=True, help="photograph; turned upright by its EXIF orientation")
     add("--query", required=True, help='what to segment, or a whole question ending in "." or "?"')
-    add("--sam-path", default=None, help="SAM that refines the mask (default: none)")
-    add("--device", default=None, help="for example cuda or cpu (default: cuda where there is one)")
     add("--out", type=Path, default=Path("results/run_llava"), help="folder for the pictures")
     return parser.parse_args(arguments)
 
@@ -134,7 +128,9 @@ def load_models(options: argparse.Namespace) -> tuple[Segmenter, Refiner | None]
     from llava.model.segmenter import load_segmenter
 
     segmenter = load_segmenter(options.model_path, base=options.model_base, device=options.device)
-    return segmenter, SamRefiner(options.sam_path, device=options.device) if options.sam_path else None
+    if options.sam_path == NO_REFINER:
+        return segmenter, None
+    return segmenter, SamRefiner(options.sam_path, device=options.device)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

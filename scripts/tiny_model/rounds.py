@@ -50,6 +50,13 @@ def target_box(wanted: np.ndarray) -> list[int]:
     return [int(value) for value in (rows[0], rows[-1], columns[0], columns[-1])]
 
 
+def draw_question(expression: Expression, rng: Generator) -> str:
+    """Question about an expression, mostly in the wording of evaluation."""
+    fixed = rng.random() < FIXED_SHARE
+    question = QUESTION_PARTIAL[0 if fixed else int(rng.integers(len(QUESTION_PARTIAL)))]
+    return fill(question, normalise_expression(expression.text))
+
+
 def conversation(expression: Expression, wanted: np.ndarray, rng: Generator) -> list[tuple[str, bool]]:
     """Rendered pieces of one round.
 
@@ -59,11 +66,11 @@ def conversation(expression: Expression, wanted: np.ndarray, rng: Generator) -> 
         rng: draws the wording.
     """
     text = normalise_expression(expression.text)
+    question = draw_question(expression, rng)
     fixed = rng.random() < FIXED_SHARE
-    question = QUESTION_PARTIAL[0 if fixed else int(rng.integers(len(QUESTION_PARTIAL)))]
     answer = ANSWER_PARTIAL[0 if fixed else int(rng.integers(len(ANSWER_PARTIAL)))]
     mask = encode(wanted.astype(np.int64), (BACKGROUND, clean_label(text)))
-    rounds = [(f"{IMAGE_TOKEN}\n{fill(question, text)}", mask_answer(fill(answer, text), mask))]
+    rounds = [(f"{IMAGE_TOKEN}\n{question}", mask_answer(fill(answer, text), mask))]
     return render("plain_v1", rounds)
 
 

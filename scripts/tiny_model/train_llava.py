@@ -59,7 +59,7 @@ def build_model(vision: Path, seed: int) -> tuple[Llava, LlavaProcessor]:
         vocab_size=len(tokenizer),
         hidden_size=192,
         intermediate_size=512,
-        num_hidden_layers=4,
+        num_hidden_layers=5,
         num_attention_heads=6,
         num_key_value_heads=6,
         max_position_embeddings=2048,
@@ -124,39 +124,65 @@ class Rounds(Dataset[tuple[Batch, DenseBatch]]):
             for _ in range(self.args.rounds):
                 row.append(self.draw_round(scene, self.cells[index], rng))
             rounds.append(row)
-        shown = scenes + [int(index) for index in rng.integers(0, len(self.cells), self.args.extra)]
-        images = torch.from_numpy(self.images[shown])
-        dense = dense_batch(images, self.cells[shown], self.classes[shown], self.neighbours[shown], self.sub)
+        images = torch.from_numpy(self.images[scenes])
+        dense = dense_batch(
+            images, self.cells[scenes], self.classes[scenes], self.neighbours[scenes], self.sub
+        )
         return pack(rounds, self.prefix, self.processor.tokenizer.pad_token_id), dense
+
+
+def read_images(model: Llava, prefix: torch.Tensor, states: torch.Tensor) -> DynamicCache:
+    """Keys and values of what every round about an image begins with.
+
+    Args:
+        model: the LLaVA.
+        prefix: int64 (images, length), up to the last image token.
+        states: float (images, patches, width), output of the vision tower.
+    """
+    language = model.model.language_model
+    embeds = language.embed_tokens(prefix)
+    images = model.model.multi_modal_projector(states).to(embeds.dtype)
+    embeds = embeds.masked_scatter((prefix == model.config.image_token_index)[..., None], images)
+    shared = DynamicCache()
+    language(inputs_embeds=embeds, past_key_values=shared, use_cache=True)
+    return shared
+
+
+def go_on(model: Llava, shared: DynamicCache, images: torch.Tensor, tokens: torch.Tensor) -> Any:  # noqa: ANN401
+    """Output of the language model, with all hidden states, for rounds that go on from a shared prefix.
+
+    Args:
+        model: the LLaVA.
+        shared: of `read_images`.
+        images: int64 (rounds,), row of the prefix that each round goes on from.
+        tokens: int64 (rounds, length).
+    """
+    layers: Any = shared.layers
+    first = shared.get_seq_length()
+    return model.model.language_model(
+        inputs_embeds=model.model.language_model.embed_tokens(tokens),
+        position_ids=torch.arange(first, first + tokens.shape[1])[None],
+        past_key_values=DynamicCache([(layer.keys[images], layer.values[images]) for layer in layers]),
+        use_cache=True,
+        output_hidden_states=True,
+    )
+
+
+def prefix_length(processor: LlavaProcessor) -> int:
+    """Number of tokens up to and including the last image token."""
+    ids, _ = tokenize(render("plain_v1", [("<image>\nQ", None)]), processor)
+    return len(ids) - ids[::-1].index(processor.tokenizer.image_token_id)
 
 
 def loss_of(
     model: Llava, aids: nn.ModuleDict, batch: Batch, dense: DenseBatch
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cross-entropy and accuracy over the supervised tokens, loss of the hints, dense loss of the tower.
-
-    `dense` begins with the scenes of `batch`; further scenes are seen by the tower alone.
-    """
-    inner, language = model.model, model.model.language_model
-    states = inner.vision_tower(dense[0]).last_hidden_state[:, 1:]
-    embeds = language.embed_tokens(batch.prefix)
-    images = inner.multi_modal_projector(states[: len(batch.prefix)]).to(embeds.dtype)
-    embeds = embeds.masked_scatter((batch.prefix == model.config.image_token_index)[..., None], images)
-    shared: Any = DynamicCache()
-    language(inputs_embeds=embeds, past_key_values=shared, use_cache=True)
+    """Cross-entropy and accuracy over the supervised tokens, loss of the hints, dense loss of the tower."""
+    states = model.model.vision_tower(dense[0]).last_hidden_state[:, 1:]
+    shared = read_images(model, batch.prefix, states)
     hidden, labels, hints = [], [], []
     for part in batch.parts:
-        cache = DynamicCache(
-            [(layer.keys[part.scenes], layer.values[part.scenes]) for layer in shared.layers]
-        )
-        first = batch.prefix.shape[1]
-        output = language(
-            inputs_embeds=language.embed_tokens(part.tokens),
-            position_ids=torch.arange(first, first + part.tokens.shape[1])[None],
-            past_key_values=cache,
-            use_cache=True,
-            output_hidden_states=True,
-        )
+        output = go_on(model, shared, part.scenes, part.tokens)
         hints.append(aids["hints"](output.hidden_states[HINT_LAYER], part))
         wanted = part.labels[:, 1:] != IGNORE_INDEX
         hidden.append(output.last_hidden_state[:, :-1][wanted])
@@ -175,13 +201,19 @@ class Hints(nn.Module):
 
     def __init__(self, width: int, grid: int) -> None:
         super().__init__()
+        self.grid = grid
         self.box = nn.Linear(width, 4 * (grid + 1))
         self.row = nn.Linear(width, grid + 1)
 
+    def sides(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits of top, bottom, left and right cell, (n, 4, grid + 1), of states (n, width)."""
+        return self.box(states).unflatten(-1, (4, -1))
+
     def forward(self, states: torch.Tensor, part: Part) -> torch.Tensor:
-        """Sum of both losses over the supervised tokens; `states` is (rounds, length, width)."""
+        """Sum of both losses over the answer and the token before it; `states` is (rounds, length, width)."""
         spoken = part.labels != IGNORE_INDEX
-        box = self.box(states[spoken]).unflatten(-1, (4, -1)).flatten(0, 1)
+        spoken[:, :-1] |= spoken[:, 1:].clone()
+        box = self.sides(states[spoken]).flatten(0, 1)
         wanted = part.box[:, None].expand(-1, states.shape[1], -1)[spoken].flatten()
         inside = part.rows != IGNORE_INDEX
         row_loss = functional.cross_entropy(self.row(states[inside]), part.rows[inside])
@@ -254,6 +286,15 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
     return args.lr * (1 - 0.95 * (step - decay_from) / max(args.steps - decay_from, 1))
 
 
+def optimizer_for(model: Llava, aids: nn.ModuleDict, args: argparse.Namespace) -> torch.optim.AdamW:
+    """Optimizer whose groups carry their share of the learning rate: the tower learns slowly."""
+    seeing = [*model.model.vision_tower.parameters(), *aids["head"].parameters()]
+    writing = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters()]
+    writing += [*model.lm_head.parameters(), *aids["hints"].parameters()]
+    groups = [{"params": writing, "share": 1.0}, {"params": seeing, "share": args.vision_share}]
+    return torch.optim.AdamW(groups, lr=args.lr, weight_decay=0.03, betas=(0.9, 0.98))
+
+
 def train(args: argparse.Namespace) -> None:
     """Train, judge and save every `save_every` steps."""
     model, processor = build_model(args.vision, args.seed)
@@ -264,17 +305,15 @@ def train(args: argparse.Namespace) -> None:
         training={"command": args.command, "seed": args.seed},
     )
     hints = Hints(model.config.text_config.hidden_size, settings.grid_hw[0])
+    if args.grounding:
+        grounded = torch.load(args.grounding / "grounding.pt", weights_only=True)
+        model.load_state_dict(grounded["model"])
+        hints.load_state_dict(grounded["hints"])
     aids = nn.ModuleDict({"head": load_head(args.vision, model, settings), "hints": hints})
-    seeing = [*model.model.vision_tower.parameters(), *aids["head"].parameters()]
-    writing = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters()]
-    writing += [*model.lm_head.parameters(), *hints.parameters()]
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    groups = [{"params": writing, "share": 1.0}, {"params": seeing, "share": args.vision_share}]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr, weight_decay=0.03, betas=(0.9, 0.98))
+    optimizer = optimizer_for(model, aids, args)
     done = resume(args, model, aids, optimizer)
-    prefix_ids, _ = tokenize(render("plain_v1", [("<image>\nQ", None)]), processor)
-    prefix = len(prefix_ids) - prefix_ids[::-1].index(processor.tokenizer.image_token_id)
-    rounds = Rounds(args, processor, prefix)
+    rounds = Rounds(args, processor, prefix_length(processor))
     loader = DataLoader(
         rounds, batch_size=None, sampler=range(done, args.steps), num_workers=1, prefetch_factor=8
     )
@@ -286,16 +325,14 @@ def train(args: argparse.Namespace) -> None:
         loss, accuracy, hint_loss, seen_loss = loss_of(model, aids, batch, dense)
         optimizer.zero_grad()
         (loss + args.hint_weight * hint_loss + args.dense_weight * seen_loss).backward()
-        nn.utils.clip_grad_norm_([*writing, *seeing], 1.0)
+        nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], 1.0)
         optimizer.step()
         sums += (loss.item(), accuracy.item(), hint_loss.item(), seen_loss.item(), 1)
         if (step + 1) % 100 == 0:
-            spent = time.monotonic() - started
-            left = spent / (step + 1 - done) * (args.steps - step - 1) / 60
-            seen = (step + 1) * args.batch * args.rounds
+            left = (time.monotonic() - started) / (step + 1 - done) * (args.steps - step - 1) / 60
             means = sums / sums[4]
             scores = f"loss {means[0]:.4f} acc {means[1]:.4f} hints {means[2]:.4f} dense {means[3]:.4f}"
-            print(f"step {step + 1}/{args.steps} samples {seen} {scores} {left:.0f} min left", flush=True)
+            print(f"step {step + 1}/{args.steps} {scores} {left:.0f} min left", flush=True)
             sums[:] = 0
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
             with torch.no_grad():
@@ -355,11 +392,11 @@ def main() -> None:
     parser.add_argument(
         "--vision", type=Path, default=Path("runs/tiny/vision"), help="folder of pretrain_vision.py"
     )
+    parser.add_argument("--grounding", type=Path, help="folder of pretrain_grounding.py")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/llava"), help="output folder")
     parser.add_argument("--steps", type=int, default=2500, help="optimizer steps")
     parser.add_argument("--batch", type=int, default=8, help="scenes a step")
     parser.add_argument("--rounds", type=int, default=4, help="questions a scene")
-    parser.add_argument("--extra", type=int, default=0, help="more scenes a step that only the tower sees")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument(
         "--vision-share", type=float, default=0.08, help="learning rate of the tower, as a share"

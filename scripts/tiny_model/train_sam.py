@@ -3,6 +3,8 @@
     python scripts/tiny_model/train_sam.py --out runs/tiny/sam
 
 Prompts are those of `llava.model.refine.SamRefiner`; coarse masks are true cells with errors like a model's.
+The encoder first learns to tell the colour of the object under every small square, and goes on doing so: with
+masks alone it learns to copy the mask prompt and does not look at the image.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import SamConfig, SamImageProcessorPil, SamModel
 
 from llava.codec import grid_to_mask, mask_to_grid
+from llava.data.refshapes.scene import COLOURS, Scene
 from llava.data.refshapes.split import render
 from llava.model.refine import frame_hw, mask_prompt, point_prompt
 from llava.types import BoolArray
@@ -37,7 +40,9 @@ ITERATIONS = 2
 WITHOUT_MASK = 0.35
 """Share of the steps whose first pass has points only: the mask prompt alone would teach to copy it."""
 
-Item = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+COLOUR_NAMES = list(COLOURS)
+
+Item = tuple[torch.Tensor, ...]
 
 
 def sam_config() -> SamConfig:
@@ -135,7 +140,15 @@ class RefineSamples(Dataset[Item]):
         valid[:height, :width] = 1
         arrays = (np.stack(prompts), np.stack(points), np.stack(labels), np.stack(truths))
         tensors = [torch.from_numpy(array) for array in arrays]
-        return values, tensors[0].float(), tensors[1].float(), tensors[2], tensors[3].float(), valid
+        colours = torch.from_numpy(self._colours(scene))
+        return values, tensors[0].float(), tensors[1].float(), tensors[2], tensors[3].float(), valid, colours
+
+    def _colours(self, scene: Scene) -> np.ndarray:
+        """Colour of the object in each pixel of the low-resolution frame, 0 = none, int64 (side, side)."""
+        shares = [self._truth(mask) for mask in scene.masks]
+        numbers = np.array([0, *(COLOUR_NAMES.index(item.colour) + 1 for item in scene.items)])
+        background = 1 - np.sum(shares, axis=0)
+        return numbers[np.argmax([background, *shares], axis=0)]
 
     def _coarse(self, mask: BoolArray, rng: Generator) -> BoolArray:
         cells = mask_to_grid(mask, (GRID, GRID))
@@ -160,15 +173,29 @@ def mask_loss(logits: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor) ->
     return (4 * cross + dice).mean()
 
 
+class ColourHead(nn.Module):
+    """Training aid, thrown away afterwards: colour of the object under each square of a patch."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.sub = PROMPT_SIDE * PATCH // IMAGE_SIDE
+        self.linear = nn.Conv2d(width, (len(COLOURS) + 1) * self.sub**2, 1)
+
+    def forward(self, embeddings: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
+        """Loss for embeddings (n, width, side, side) and true colours int64 (n, prompt side, prompt side)."""
+        return functional.cross_entropy(functional.pixel_shuffle(self.linear(embeddings), self.sub), colours)
+
+
 def forward(
     model: Any,  # noqa: ANN401 - transformers types outputs as optional
     batch: Item,
+    embeddings: torch.Tensor,
     *,
     with_mask: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss over all passes, and the mean IoU of the last one."""
-    values, prompts, points, labels, truths, valid = batch
-    embeddings = model.get_image_embeddings(values).repeat_interleave(MASKS, 0)
+    _, prompts, points, labels, truths, valid, _ = batch
+    embeddings = embeddings.repeat_interleave(MASKS, 0)
     truth, inside = truths.flatten(0, 1), valid.repeat_interleave(MASKS, 0)
     logits: Any = prompts.flatten(0, 1)[:, None] if with_mask else None
     losses = []
@@ -191,28 +218,32 @@ def train(args: argparse.Namespace) -> None:
     """Train, print progress, save."""
     torch.manual_seed(args.seed)
     model: Any = SamModel(sam_config())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
+    aid = ColourHead(model.config.vision_config.output_channels)
+    parameters = [*model.parameters(), *aid.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, args.steps, pct_start=0.08)
     rng = np.random.default_rng(args.seed)
     samples = RefineSamples(args.scenes, args.steps * args.batch, args.seed)
     loader = DataLoader(samples, batch_size=args.batch, num_workers=args.workers)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    started, sums = time.monotonic(), np.zeros(3)
+    started, sums = time.monotonic(), np.zeros(4)
     for step, batch in enumerate(loader, start=1):
-        loss, iou = forward(model, batch, with_mask=rng.random() >= WITHOUT_MASK)
+        embeddings = model.get_image_embeddings(batch[0])
+        colour_loss = aid(embeddings, batch[-1])
+        loss, iou = colour_loss * 0, torch.zeros(())
+        if step > args.colour_steps:
+            loss, iou = forward(model, batch, embeddings, with_mask=rng.random() >= WITHOUT_MASK)
         optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        (loss + colour_loss).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        sums += (loss.item(), iou.item(), 1)
+        sums += (loss.item(), iou.item(), colour_loss.item(), 1)
         if step % 50 == 0 or step == args.steps:
             left = (time.monotonic() - started) / step * (args.steps - step) / 60
-            means = sums / sums[2]
-            print(
-                f"step {step}/{args.steps} loss {means[0]:.4f} IoU {means[1]:.4f} {left:.1f} min left",
-                flush=True,
-            )
+            means = sums / sums[3]
+            scores = f"loss {means[0]:.4f} IoU {means[1]:.4f} colour {means[2]:.4f}"
+            print(f"step {step}/{args.steps} {scores} {left:.1f} min left", flush=True)
             sums[:] = 0
         if step % 500 == 0 or step == args.steps:
             model.save_pretrained(args.out)
@@ -226,7 +257,10 @@ def main() -> None:
     )
     parser.add_argument("--scenes", type=int, default=24000, help="scenes of the train split to draw from")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/sam"), help="output folder")
-    parser.add_argument("--steps", type=int, default=900, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=2600, help="optimizer steps")
+    parser.add_argument(
+        "--colour-steps", type=int, default=800, help="first steps, which teach colours alone"
+    )
     parser.add_argument("--batch", type=int, default=8, help="images a step")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, scenes and errors")

@@ -1,0 +1,206 @@
+"""Teach the language model which object an expression means, before it writes any mask.
+
+    python scripts/tiny_model/pretrain_grounding.py --out runs/tiny/grounding
+
+A question has a quarter of the tokens of a whole round, and the vision tower stands still meanwhile, so the
+model reads several times as many expressions as it could while it also learns to write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from pretrain_vision import HELD_OUT, normalise
+from rounds import draw_expression, draw_question, target_box, target_cells
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from train_llava import HINT_LAYER, Hints, Llava, build_model, go_on, prefix_length, read_images
+from transformers import LlavaProcessor
+
+from llava.constants import IMAGE_TOKEN
+from llava.data.prompt import render
+from llava.data.refshapes.scene import Scene, sample_scene
+from llava.data.refshapes.split import scene_rng
+from llava.data.tokens import tokenize
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions about some scenes, without their common prefix.
+
+    Attributes:
+        scenes: int64 (scenes,), index of each scene.
+        owners: int64 (questions,), row of `scenes` that each question is about.
+        tokens: int64 (questions, length), filled up on the right.
+        last: int64 (questions,), place of each question's last token.
+        box: int64 (questions, 4), top, bottom, left and right cell of the target.
+        kinds: kind of each expression.
+    """
+
+    scenes: Tensor
+    owners: Tensor
+    tokens: Tensor
+    last: Tensor
+    box: Tensor
+    kinds: tuple[str, ...]
+
+
+class QuestionSet(Dataset[Questions]):
+    """Batch k of the run, drawn from (seed, k) alone; `scenes` is the range that it draws from."""
+
+    def __init__(self, args: argparse.Namespace, processor: LlavaProcessor, scenes: range) -> None:
+        self.args, self.processor, self.scenes = args, processor, scenes
+        self.cells = np.load(args.scenes / "cells.npy", mmap_mode="r")
+        self.seed = json.loads((args.scenes / "seed.json").read_text())["seed"]
+        self.prefix = prefix_length(processor)
+        self.scene = cache(self._scene)
+
+    def _scene(self, index: int) -> Scene:
+        """A scene without the masks that it keeps, which are large."""
+        scene = sample_scene(scene_rng(self.seed, "train", index))
+        return Scene(scene.size_hw, scene.items)
+
+    def __len__(self) -> int:
+        return self.args.steps
+
+    def __getitem__(self, step: int) -> Questions:
+        rng = np.random.default_rng([self.args.seed, step, len(self.scenes)])
+        scenes = rng.choice(len(self.scenes), self.args.batch, replace=False) + self.scenes.start
+        ids, owners, boxes, kinds = [], [], [], []
+        for row, index in enumerate(scenes):
+            for _ in range(self.args.rounds):
+                expression = draw_expression(self.scene(int(index)), rng)
+                rounds = [(f"{IMAGE_TOKEN}\n{draw_question(expression, rng)}", None)]
+                ids.append(tokenize(render("plain_v1", rounds), self.processor)[0][self.prefix :])
+                owners.append(row)
+                boxes.append(target_box(target_cells(expression, self.cells[index])))
+                kinds.append(expression.kind)
+        longest = max(map(len, ids))
+        pad = self.processor.tokenizer.pad_token_id
+        return Questions(
+            torch.from_numpy(scenes),
+            torch.tensor(owners),
+            torch.tensor([one + [pad] * (longest - len(one)) for one in ids]),
+            torch.tensor([len(one) - 1 for one in ids]),
+            torch.tensor(boxes),
+            tuple(kinds),
+        )
+
+
+def tower_features(model: Llava, images: np.ndarray, batch: int = 200) -> Tensor:
+    """What the tower says about every image, float16 (n, patches, width)."""
+    parts = []
+    with torch.no_grad():
+        for start in tqdm(range(0, len(images), batch), desc="tower features", unit="batch"):
+            pixels = normalise(torch.tensor(images[start : start + batch]))
+            parts.append(model.model.vision_tower(pixels).last_hidden_state[:, 1:].half())
+    return torch.cat(parts)
+
+
+def read_boxes(model: Llava, hints: Hints, prefix: Tensor, features: Tensor, asked: Questions) -> Tensor:
+    """Logits of the four sides, (questions, 4, grid + 1), read off the last token of every question."""
+    shared = read_images(model, prefix.expand(len(asked.scenes), -1), features[asked.scenes])
+    states = go_on(model, shared, asked.owners, asked.tokens).hidden_states[HINT_LAYER]
+    return hints.sides(states[torch.arange(len(asked.last)), asked.last])
+
+
+def box_overlap(found: Tensor, true: Tensor, grid: int) -> Tensor:
+    """IoU of boxes int64 (n, 4) in cells; two absent targets agree, one alone does not."""
+    absent = (found == grid).sum(1) >= 2
+    truly = true[:, 0] == grid
+    first, last = found[:, 0::2], found[:, 1::2]
+    begin, end = torch.maximum(first, true[:, 0::2]), torch.minimum(last, true[:, 1::2])
+    inter = (end - begin + 1).clamp(min=0).prod(1)
+    areas = [(box[:, 1::2] - box[:, 0::2] + 1).clamp(min=0).prod(1) for box in (found, true)]
+    iou = inter / (areas[0] + areas[1] - inter).clamp(min=1)
+    return torch.where(truly | absent, (truly & absent).float(), iou)
+
+
+def report(model: Llava, hints: Hints, prefix: Tensor, features: Tensor, batches: Sequence[Questions]) -> str:
+    """Share of held-out questions of each kind whose box overlaps the true one by more than half."""
+    hits = defaultdict(list)
+    with torch.no_grad():
+        for asked in batches:
+            found = read_boxes(model, hints, prefix, features, asked).argmax(-1)
+            right = box_overlap(found, asked.box, hints.grid) > 0.5
+            for kind, hit in zip(asked.kinds, right.tolist(), strict=True):
+                hits[kind].append(hit)
+                hits["all kinds"].append(hit)
+    return ", ".join(f"{kind} {np.mean(values):.3f}" for kind, values in sorted(hits.items()))
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train projector, language model and hints; save them for `train_llava.py --grounding`."""
+    model, processor = build_model(args.vision, args.seed)
+    grid = int(np.load(args.scenes / "cells.npy", mmap_mode="r").shape[1])
+    hints = Hints(model.config.text_config.hidden_size, grid)
+    features = tower_features(model, np.load(args.scenes / "images.npy", mmap_mode="r")).float()
+    count = len(features)
+    prefix_ids = tokenize(render("plain_v1", [(f"{IMAGE_TOKEN}\nQ", None)]), processor)[0]
+    prefix = torch.tensor([prefix_ids[: prefix_length(processor)]])
+    held_out = QuestionSet(args, processor, range(count - HELD_OUT, count))
+    judged = [held_out[number] for number in range(4)]
+    questions = QuestionSet(args, processor, range(count - HELD_OUT))
+    loader = DataLoader(questions, batch_size=None, num_workers=1, prefetch_factor=8)
+    inner = model.model
+    parameters = [*inner.multi_modal_projector.parameters(), *inner.language_model.parameters()]
+    parameters += hints.parameters()
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.03, betas=(0.9, 0.98))
+    started, losses = time.monotonic(), []
+    for step, asked in enumerate(loader):
+        scale = min(1, (step + 1) / 200) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * scale
+        sides = read_boxes(model, hints, prefix, features, asked)
+        loss = functional.cross_entropy(sides.flatten(0, 1), asked.box.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if (step + 1) % 100 == 0 or step + 1 == args.steps:
+            left = (time.monotonic() - started) / (step + 1) * (args.steps - step - 1) / 60
+            print(
+                f"step {step + 1}/{args.steps} loss {np.mean(losses[-100:]):.4f} {left:.0f} min left",
+                flush=True,
+            )
+        if (step + 1) % 500 == 0 or step + 1 == args.steps:
+            print("held-out:", report(model, hints, prefix, features, judged), flush=True)
+            args.out.mkdir(parents=True, exist_ok=True)
+            torch.save({"model": model.state_dict(), "hints": hints.state_dict()}, args.out / "grounding.pt")
+
+
+def main() -> None:
+    """Read the arguments and train."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--scenes", type=Path, default=Path("runs/tiny/scenes"), help="folder of scenes.py")
+    parser.add_argument(
+        "--vision", type=Path, default=Path("runs/tiny/vision"), help="folder of pretrain_vision.py"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny/grounding"), help="output folder")
+    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps")
+    parser.add_argument("--batch", type=int, default=24, help="scenes a step")
+    parser.add_argument("--rounds", type=int, default=8, help="questions a scene")
+    parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, scenes and wording")
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
