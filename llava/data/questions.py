@@ -1,60 +1,45 @@
-"""Wording of questions and answers around a mask text.
-
-The first three entries of each list are those of Text4Seg (arXiv 2410.09855), word for word, because public
-checkpoints were trained on them. The other entries are our own words.
-"""
+"""Words of a question: the fixed ones of evaluation, and how an expression becomes part of them."""
 
 from __future__ import annotations
 
 import re
 
 from llava.constants import IMAGE_TOKEN, SEG_CLOSE, SEG_OPEN
+from llava.data.wording import CLASS_NAME, fill_places, load_wording
 
-PLACEHOLDER = "[class_name]"
+PLACEHOLDER = CLASS_NAME
 """Where a template takes the referring expression (Text4Seg)."""
 
-QUESTION_PARTIAL = (
-    "Please segment only the [class_name] in the image.",
-    "Can you segment the [class_name] in the image?",
-    "Where is the [class_name] in this picture? Please respond with segmentation mask.",
-    "Mark the region of '[class_name]' in this image with a mask.",
-    "Which part of the image shows '[class_name]'? Answer with a segmentation mask.",
-    "I need a mask of the [class_name], and of nothing else.",
-)
+QUESTION_PARTIAL = load_wording().question_partial
 """Questions about one expression. Training draws among them; evaluation uses `EVAL_QUESTION`."""
 
-ANSWER_PARTIAL = (
-    "Sure, here is the segmentation mask for '[class_name]':",
-    "Here is the segmentation map focusing on the [class_name]:",
-    "The segmentation mask for '[class_name]' is shown below:",
-    "Of course, this mask covers the [class_name]:",
-    "This is the mask of '[class_name]':",
-    "The [class_name] takes up this part of the image:",
-    "Done, the region of '[class_name]' is marked here:",
-    "Below you find the mask that belongs to '[class_name]':",
-    "I have marked only the [class_name]:",
-)
+ANSWER_PARTIAL = load_wording().answer_partial
 """Sentences that stand before the mask text of one expression."""
 
-EVAL_QUESTION = QUESTION_PARTIAL[0]
-"""The one fixed question of evaluation and inference, so that a score does not depend on a draw."""
+EVAL_QUESTION = "Please segment only the [class_name] in the image."
+"""The one fixed question of evaluation and inference, so that a score depends on no draw and no file."""
 
-_ARTICLE = "the "
-_TAGS = re.compile(rf"(?:\s*(?:{IMAGE_TOKEN}|{SEG_OPEN}|{SEG_CLOSE})\s*)+")
+_TAGS = re.compile(rf"(?:\s*(?:{IMAGE_TOKEN}|{SEG_OPEN}|{SEG_CLOSE})\s*)+", re.IGNORECASE)
+
+
+def without_tags(text: str) -> str:
+    """Text without tags of ours, which would be read as the place of an image or a mask.
+
+    Each (`<image>`, `<seg>`, `</seg>`, in any case) becomes a space; spaces at either end go.
+    """
+    return _TAGS.sub(" ", text).strip()
 
 
 def normalise_expression(text: str) -> str:
     """Expression as the model reads it: lower case, no space at either end, no tag of ours inside.
 
-    Training records and evaluation both pass through here, so that they cannot differ. A tag (`<image>`,
-    `<seg>`, `</seg>`) inside an expression would be read as the place of an image or a mask; it becomes a
-    space.
+    Training records and evaluation both pass through here, so that they cannot differ.
 
     Example:
         >>> normalise_expression(" The Left dog ")
         'the left dog'
     """
-    return _TAGS.sub(" ", text.lower()).strip()
+    return without_tags(text.lower())
 
 
 def fill(template: str, class_name: str) -> str:
@@ -77,15 +62,4 @@ def fill(template: str, class_name: str) -> str:
         raise ValueError(f"template {template!r} has no {PLACEHOLDER}; put it where the expression belongs")
     if not class_name.strip():
         raise ValueError("the expression is empty; name what to segment, for example 'the red car'")
-    bare = class_name[len(_ARTICLE) :].lstrip() if class_name.lower().startswith(_ARTICLE) else ""
-    parts = template.split(PLACEHOLDER)
-    text = parts[0]
-    for part in parts[1:]:
-        repeated = bare and _ends_with_article(text)
-        text += (bare if repeated else class_name) + part
-    return text
-
-
-def _ends_with_article(text: str) -> bool:
-    """True where the text so far ends in the word "the" and a space."""
-    return text.lower() == _ARTICLE or text.lower().endswith(" " + _ARTICLE)
+    return fill_places(template, {PLACEHOLDER: class_name})
