@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from pretrain_vision import HELD_OUT, normalise
 from rounds import draw_expression, draw_question, target_box, target_cells
+from tiny_llava import HINT_LAYER, Hints, Llava, build_model, go_on, prefix_length, read_images
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from train_llava import HINT_LAYER, Hints, Llava, build_model, go_on, prefix_length, read_images
 from transformers import LlavaProcessor
 
 from llava.constants import IMAGE_TOKEN

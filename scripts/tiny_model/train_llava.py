@@ -11,84 +11,25 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from judge import ValSplit
 from pretrain_vision import DenseBatch, DenseHead, dense_batch, dense_loss, load_attributes
-from rounds import Batch, Part, Round, conversation, draw_expression, pack, rows_of, target_box, target_cells
-from tokenizer import build as build_tokenizer
+from rounds import Batch, Round, conversation, draw_expression, pack, rows_of, target_box, target_cells
+from tiny_llava import HINT_LAYER, Hints, Llava, build_model, go_on, prefix_length, read_images
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionModel,
-    DynamicCache,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
     LlavaProcessor,
 )
 
-from llava.codec import mask_to_grid, read_answer
 from llava.constants import IGNORE_INDEX
-from llava.data.prompt import chat_template, render
-from llava.data.questions import EVAL_QUESTION, fill, normalise_expression
 from llava.data.refshapes.scene import Scene, sample_scene
-from llava.data.refshapes.split import render as render_scene
 from llava.data.refshapes.split import scene_rng
-from llava.data.tokens import pixel_values, tokenize
+from llava.data.tokens import tokenize
 from llava.settings import SegmentationSettings
-
-Llava = Any
-"""A `LlavaForConditionalGeneration`, whose type hints know less than its configuration."""
-
-HINT_LAYER = 3
-"""Hidden state (0 = embeddings) that the hints are read off: late enough to know, early enough to be used."""
-
-
-def build_model(vision: Path, seed: int) -> tuple[Llava, LlavaProcessor]:
-    """New tiny LLaVA around the pre-trained vision tower, and its processor."""
-    torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
-    tower = CLIPVisionModel.from_pretrained(vision)
-    side, patch = int(tower.config.image_size), int(tower.config.patch_size)  # type: ignore[arg-type]
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=5,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-        max_position_embeddings=2048,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    config = LlavaConfig(
-        vision_config=tower.config,
-        text_config=text,
-        image_token_index=tokenizer.image_token_id,
-        vision_feature_layer=-1,
-        image_seq_length=(side // patch) ** 2,
-    )
-    model: Llava = LlavaForConditionalGeneration(config)
-    loaded = model.model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
-    assert not loaded.missing_keys
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        setattr(model.generation_config, name, getattr(tokenizer, name))
-    size: Any = {"height": side, "width": side}
-    processor = LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size=size, crop_size=size),
-        tokenizer=tokenizer,
-        patch_size=patch,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=chat_template("plain_v1"),
-    )
-    return model, processor
 
 
 class Rounds(Dataset[tuple[Batch, DenseBatch]]):
@@ -131,49 +72,6 @@ class Rounds(Dataset[tuple[Batch, DenseBatch]]):
         return pack(rounds, self.prefix, self.processor.tokenizer.pad_token_id), dense
 
 
-def read_images(model: Llava, prefix: torch.Tensor, states: torch.Tensor) -> DynamicCache:
-    """Keys and values of what every round about an image begins with.
-
-    Args:
-        model: the LLaVA.
-        prefix: int64 (images, length), up to the last image token.
-        states: float (images, patches, width), output of the vision tower.
-    """
-    language = model.model.language_model
-    embeds = language.embed_tokens(prefix)
-    images = model.model.multi_modal_projector(states).to(embeds.dtype)
-    embeds = embeds.masked_scatter((prefix == model.config.image_token_index)[..., None], images)
-    shared = DynamicCache()
-    language(inputs_embeds=embeds, past_key_values=shared, use_cache=True)
-    return shared
-
-
-def go_on(model: Llava, shared: DynamicCache, images: torch.Tensor, tokens: torch.Tensor) -> Any:  # noqa: ANN401
-    """Output of the language model, with all hidden states, for rounds that go on from a shared prefix.
-
-    Args:
-        model: the LLaVA.
-        shared: of `read_images`.
-        images: int64 (rounds,), row of the prefix that each round goes on from.
-        tokens: int64 (rounds, length).
-    """
-    layers: Any = shared.layers
-    first = shared.get_seq_length()
-    return model.model.language_model(
-        inputs_embeds=model.model.language_model.embed_tokens(tokens),
-        position_ids=torch.arange(first, first + tokens.shape[1])[None],
-        past_key_values=DynamicCache([(layer.keys[images], layer.values[images]) for layer in layers]),
-        use_cache=True,
-        output_hidden_states=True,
-    )
-
-
-def prefix_length(processor: LlavaProcessor) -> int:
-    """Number of tokens up to and including the last image token."""
-    ids, _ = tokenize(render("plain_v1", [("<image>\nQ", None)]), processor)
-    return len(ids) - ids[::-1].index(processor.tokenizer.image_token_id)
-
-
 def loss_of(
     model: Llava, aids: nn.ModuleDict, batch: Batch, dense: DenseBatch
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -191,89 +89,6 @@ def loss_of(
     accuracy = (logits.argmax(-1) == target).float().mean()
     seen = dense_loss(aids["head"](states.flatten(0, 1)), *dense[1:])[0]
     return functional.cross_entropy(logits, target), accuracy, torch.stack(hints).mean(), seen
-
-
-class Hints(nn.Module):
-    """Training aid, thrown away afterwards: read the target's box and the mask row off a middle layer.
-
-    Without it a small model learns the form of the answer long before it looks for the target.
-    """
-
-    def __init__(self, width: int, grid: int) -> None:
-        super().__init__()
-        self.grid = grid
-        self.box = nn.Linear(width, 4 * (grid + 1))
-        self.row = nn.Linear(width, grid + 1)
-
-    def sides(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits of top, bottom, left and right cell, (n, 4, grid + 1), of states (n, width)."""
-        return self.box(states).unflatten(-1, (4, -1))
-
-    def forward(self, states: torch.Tensor, part: Part) -> torch.Tensor:
-        """Sum of both losses over the answer and the token before it; `states` is (rounds, length, width)."""
-        spoken = part.labels != IGNORE_INDEX
-        spoken[:, :-1] |= spoken[:, 1:].clone()
-        box = self.sides(states[spoken]).flatten(0, 1)
-        wanted = part.box[:, None].expand(-1, states.shape[1], -1)[spoken].flatten()
-        inside = part.rows != IGNORE_INDEX
-        row_loss = functional.cross_entropy(self.row(states[inside]), part.rows[inside])
-        return functional.cross_entropy(box, wanted) + row_loss
-
-
-class ValSplit:
-    """Questions about val scenes and their true cells, to judge greedy answers."""
-
-    def __init__(self, count: int, seed: int, settings: SegmentationSettings) -> None:
-        self.items = []
-        for index in range(count):
-            scene, pixels = render_scene(seed, "val", index)
-            expression = draw_expression(scene, scene_rng(seed, "val", index, purpose=9))
-            mask = np.zeros(scene.size_hw, dtype=bool)
-            for target in expression.targets:
-                mask |= scene.masks[target]
-            grid = mask_to_grid(mask, settings.grid_hw)
-            self.items.append((Image.fromarray(pixels), expression, grid.astype(bool)))
-
-    def judge(
-        self, model: Llava, processor: LlavaProcessor, settings: SegmentationSettings
-    ) -> dict[str, float]:
-        """Grid cIoU and gIoU over targeted questions, N-acc, and the share of answers with faults."""
-        inter = union = faults = absent = right = 0
-        ious = []
-        pad = processor.tokenizer.pad_token_id
-        for start in range(0, len(self.items), 50):
-            part = self.items[start : start + 50]
-            prompts = []
-            for _, expression, _ in part:
-                text = fill(EVAL_QUESTION, normalise_expression(expression.text))
-                prompts.append(tokenize(render(settings.prompt, [(f"<image>\n{text}", None)]), processor)[0])
-            longest = max(map(len, prompts))
-            ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts])
-            images = pixel_values([image for image, _, _ in part], processor, settings)
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=(ids != pad).long(),
-                pixel_values=images,
-                do_sample=False,
-                max_new_tokens=220,
-            )
-            texts = processor.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
-            for text, (_, expression, truth) in zip(texts, part, strict=True):
-                answer = read_answer(text, settings.grid_hw)
-                faults += bool(answer.faults)
-                if not expression.targets:
-                    absent += 1
-                    right += not answer.foreground.any()
-                    continue
-                both, either = (answer.foreground & truth).sum(), (answer.foreground | truth).sum()
-                inter, union = inter + both, union + either
-                ious.append(both / max(either, 1))
-        return {
-            "ciou": round(float(inter / max(union, 1)), 4),
-            "giou": round(float(np.mean(ious)), 4),
-            "n_acc": round(right / max(absent, 1), 4),
-            "invalid": round(faults / len(self.items), 4),
-        }
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
