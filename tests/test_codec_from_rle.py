@@ -119,7 +119,7 @@ def test_an_object_outside_the_crop_is_not_kept_by_keep_small():
         ("52#03", "the character '#', which no COCO RLE has"),
         ("52\u00e903", "the character .* which no COCO RLE has"),
         ("5220P", "stop in the middle of a number"),
-        ("P" * 12 + "0", "a number of 13 characters; 12 are the most"),
+        ("P" * 12 + "0", "a number of more than 12 characters"),
         ([5, 2, 2, 2, 5], "counts are list; needed are the text or bytes"),
     ],
 )
@@ -172,8 +172,8 @@ def test_cells_equal_those_of_the_painted_mask_for_every_real_mask(policy):
         count += 1
         mask = coco_mask.decode(rle)
         crop = random_crop(rng, mask.shape)
-        for grid_hw in GRIDS:
-            for part, flip in ((None, False), (crop, False), (crop, True)):
+        for number, grid_hw in enumerate(GRIDS):
+            for part, flip in ((None, False), (crop, number % 2 == 0)):
                 draw = {"policy": policy, "crop": part, "flip": flip}
                 assert np.array_equal(rle_to_grid(rle, grid_hw, **draw), painted_grid(mask, grid_hw, **draw))
     assert count > 900

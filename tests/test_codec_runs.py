@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import itertools
 import random
 import tracemalloc
 
@@ -110,6 +111,29 @@ def test_thousands_of_random_grids_survive_the_round_trip(codec):
         square += grid.shape[0] == grid.shape[1]
     assert without_background > 100
     assert 100 < square < 1500
+
+
+def runs_by_hand(cells, labels):
+    return "| ".join(f"{labels[cell]} *{len(list(same))}" for cell, same in itertools.groupby(cells))
+
+
+def test_encoding_equals_counting_the_runs_cell_by_cell():
+    rng = np.random.default_rng(8)
+    labels = ("others", *"abc")
+    for _ in range(500):
+        grid = random_grid(rng)
+        rows = [runs_by_hand(row, labels) for row in grid.tolist()]
+        assert encode(grid, labels) == "\n ".join(rows) + "\n"
+        assert encode(grid, labels, codec="irle") == runs_by_hand(grid.ravel().tolist(), labels)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_grid_of_bytes_in_any_memory_order_is_written_like_one_of_whole_numbers(codec):
+    labels = ("others", *(f"class {number}" for number in range(255)))
+    grid = np.arange(256).reshape(16, 16) // 3
+    assert encode(np.asfortranarray(255 - grid, np.uint8), labels, codec=codec) == encode(
+        255 - grid, labels, codec=codec
+    )
 
 
 def test_labels_that_become_equal_by_cleaning_become_one_region():

@@ -10,16 +10,27 @@ from llava.types import IntArray, Rle
 Crop = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels; right and bottom lie just outside."""
 
-_FIRST_CODE = 48
-"""Character that stands for the number 0 in compressed COCO counts."""
-
 _BITS = 5
-"""Bits of a number in each character; the sixth bit says that the number goes on."""
-
-_MORE, _SIGN, _DIGIT = 0x20, 0x10, 0x1F
+"""Bits of a number in each character, low bits first."""
 
 _LONGEST = 12
 """Characters of one number: 60 bits, the most that int64 can shift, and more than any image needs."""
+
+_GOES_ON, _NO_CODE = 64, 128
+"""What `_DIGITS` adds for a character that is not its number's last, and gives for one outside the code."""
+
+
+def _digits() -> IntArray:
+    """Meaning of each byte: the code starts at 48, its sixth bit says that the number goes on.
+
+    The last character of a number carries the sign in its fifth bit, so it stands for -16 to 15.
+    """
+    digits = np.full(256, _NO_CODE)
+    digits[48:112] = [*range(16), *range(-16, 0), *range(_GOES_ON, _GOES_ON + 32)]
+    return digits
+
+
+_DIGITS = _digits()
 
 
 def run_lengths(counts: str | bytes) -> IntArray:
@@ -46,30 +57,37 @@ def run_lengths(counts: str | bytes) -> IntArray:
     raw = counts.encode() if isinstance(counts, str) else counts
     if not isinstance(raw, bytes):
         raise ValueError(f"RLE counts are {type(raw).__name__}; needed are the text or bytes of a COCO RLE")
-    codes = np.frombuffer(raw, np.uint8) - np.uint8(_FIRST_CODE)
-    if not codes.size:
-        return np.zeros(0, np.int64)
-    if codes.max() >= 2 * _MORE:
-        character = chr(raw[int(np.argmax(codes >= 2 * _MORE))])
+    digits = _DIGITS.take(np.frombuffer(raw, np.uint8))
+    if not digits.size:
+        return digits
+    largest = digits.max()
+    if largest == _NO_CODE:
+        character = chr(raw[int(digits.argmax())])
         raise ValueError(f"RLE counts hold the character {character!r}, which no COCO RLE has")
-    lasts = np.flatnonzero(codes < _MORE)
-    if not lasts.size or lasts[-1] != codes.size - 1:
-        raise ValueError("RLE counts stop in the middle of a number")
-    firsts = np.zeros_like(lasts)
-    firsts[1:] = lasts[:-1] + 1
-    characters = lasts - firsts + 1
-    longest = int(characters.max())
-    if longest > _LONGEST:
-        raise ValueError(f"RLE counts hold a number of {longest} characters; {_LONGEST} are the most")
-    digits = (codes & _DIGIT).astype(np.int64)
-    numbers = digits[firsts]
-    for place in range(1, longest):
-        goes_on = np.flatnonzero(characters > place)
-        numbers[goes_on] |= digits[firsts[goes_on] + place] << (_BITS * place)
-    numbers -= (codes[lasts] & _SIGN != 0) * (np.int64(1) << (_BITS * characters))
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
+    numbers = _joined(digits) if largest >= _GOES_ON else digits
+    for chain in (numbers[1::2], numbers[2::2]):
+        np.add.accumulate(chain, out=chain)
     return numbers
+
+
+def _joined(digits: IntArray) -> IntArray:
+    """Numbers of several characters made one; changes `digits`."""
+    goes_on = digits >= _GOES_ON
+    if goes_on[-1]:
+        raise ValueError("RLE counts stop in the middle of a number")
+    places = goes_on.nonzero()[0]
+    is_first = np.ones(digits.size, bool)
+    is_first[places + 1] = False
+    digits[places] -= _GOES_ON
+    reach = 1
+    # Each round takes over what stands one character further; bits that are there already do no harm.
+    while places.size:
+        if reach == _LONGEST:
+            raise ValueError(f"RLE counts hold a number of more than {_LONGEST} characters")
+        digits[places] |= digits[places + 1] << _BITS
+        places = places[goes_on[places + reach]]
+        reach += 1
+    return digits[is_first]
 
 
 def rle_to_grid(
@@ -108,13 +126,14 @@ def rle_to_grid(
     grid_hw = check_sides(grid_hw, "grid_hw")
     size_hw = check_sides(rle["size"], "RLE size")
     left, top, right, bottom = _checked_crop(crop, size_hw)
-    ends = np.cumsum(_checked_lengths(rle["counts"], size_hw))
-    rows = top + centre_indices(bottom - top, grid_hw[0])
+    ends = _ends(rle["counts"], size_hw)
+    rows = centre_indices(bottom - top, grid_hw[0]) + top
     columns = centre_indices(right - left, grid_hw[1])
-    columns = right - 1 - columns if flip else left + columns
-    # Runs go down the columns; the needles, too, so that neighbours hit the same run.
-    places = columns[:, None] * size_hw[0] + rows
-    grid = np.ascontiguousarray((np.searchsorted(ends, places, side="right") & 1).T)
+    columns = right - 1 - columns if flip else columns + left
+    # Runs go down the columns, and so do the needles: neighbours hit the same run.
+    places = np.add.outer(columns * size_hw[0], rows)
+    runs = ends.searchsorted(places, side="right")
+    grid: IntArray = np.bitwise_and(runs.T, 1, order="C")
     if policy == "keep_small" and not grid.any():
         inside = _pixels(ends)
         ys, xs = inside % size_hw[0], inside // size_hw[0]
@@ -126,14 +145,17 @@ def rle_to_grid(
     return grid
 
 
-def _checked_lengths(counts: str | bytes, size_hw: tuple[int, int]) -> IntArray:
-    """Run lengths that fill a mask of this size exactly."""
+def _ends(counts: str | bytes, size_hw: tuple[int, int]) -> IntArray:
+    """Where each run ends, counted down the columns; int64 (runs,), rising to the number of pixels."""
+    height, width = size_hw
     lengths = run_lengths(counts)
-    total = int(lengths.sum())
-    if total != size_hw[0] * size_hw[1] or lengths.min() < 0:
-        height, width = size_hw
+    ends = np.add.accumulate(lengths)
+    total = int(ends[-1]) if ends.size else 0
+    if total != height * width:
         raise ValueError(f"RLE run lengths add up to {total}, a {height}x{width} mask has {height * width}")
-    return lengths
+    if lengths.min() < 0:
+        raise ValueError(f"RLE counts hold a run of {lengths.min()} pixels; the file is cut or damaged")
+    return ends
 
 
 def _checked_crop(crop: Crop | None, size_hw: tuple[int, int]) -> Crop:

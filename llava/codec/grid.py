@@ -145,7 +145,7 @@ def centre_indices(side: int, cells: int) -> IntArray:
     """Index of the pixel at the centre of each of `cells` equal parts of `side` pixels; int64 (cells,)."""
     steps = np.full(cells, side / cells)
     steps[0] /= 2
-    return np.cumsum(steps).astype(np.int64)
+    return np.add.accumulate(steps, out=steps).astype(np.int64)
 
 
 def _tent(side: int, cells: int) -> NDArray[np.float64]:

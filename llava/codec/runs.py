@@ -10,9 +10,8 @@ Three forms of the same 2x3 grid (arXiv 2410.09855 calls them R-RLE, full-length
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 
@@ -109,13 +108,30 @@ def encode(grid: IntArray, labels: Sequence[str], *, codec: str = "rrle", strict
             f"needed are whole numbers from 0 to {len(labels) - 1}, one for each label"
         )
     names = [BACKGROUND, *(clean_label(label, strict=strict) for label in labels[1:])]
-    rows = [[names[index] for index in row] for row in grid.tolist()]
-    cells = [name for row in rows for name in row]
     if codec == "full":
-        return "| ".join(cells)
+        return "| ".join([names[index] for index in grid.ravel().tolist()])
+    if len(set(names)) < len(names):
+        grid = np.array([names.index(name) for name in names])[grid]
     if codec == "irle":
-        return _write_runs(cells)
-    return "\n ".join(map(_write_runs, rows)) + "\n"
+        return _write_runs(grid.reshape(1, -1), names)
+    return _write_runs(grid, names) + "\n"
+
+
+def _write_runs(grid: IntArray, names: Sequence[str]) -> str:
+    """Runs of each row of a grid of indices into different names, rows parted by line breaks."""
+    is_start = np.empty(grid.shape, bool)
+    is_start[:, 0] = True
+    np.not_equal(grid[:, 1:], grid[:, :-1], out=is_start[:, 1:])
+    starts = is_start.ravel().nonzero()[0]
+    ends = np.empty_like(starts)
+    ends[:-1], ends[-1] = starts[1:], grid.size
+    # A run is what leads it in, by its name and by whether it starts a row, and its count.
+    leads = [lead for name in names for lead in (f"| {name} *", f"\n {name} *")]
+    which = grid.take(starts).astype(np.int64) * 2 + (starts % grid.shape[1] == 0)
+    runs = [
+        f"{leads[lead]}{count}" for lead, count in zip(which.tolist(), (ends - starts).tolist(), strict=True)
+    ]
+    return "".join(runs)[len("\n ") :]
 
 
 def decode(text: str, grid_hw: tuple[int, int], *, codec: str = "rrle") -> Decoded:
@@ -205,10 +221,6 @@ class _Reader:
         if not label:
             self.fault("empty_label", row, f"has a run without a label: {_quote(piece)}")
         return label or BACKGROUND, count
-
-
-def _write_runs(names: Iterable[str]) -> str:
-    return "| ".join(f"{name} *{sum(1 for _ in same)}" for name, same in groupby(names))
 
 
 def _quote(text: str) -> str:
