@@ -91,9 +91,31 @@ def test_a_malicious_pickle_is_refused_by_name_and_nothing_runs(
     assert not marker.exists()
 
 
-def test_a_numpy_array_of_objects_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"_reconstruct"):
-        load_plain_pickle(write(tmp_path / "refs.p", np.array([{}], dtype=object)))
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_numpy_array_of_objects_is_refused(tmp_path, protocol):
+    with pytest.raises(ValueError, match=r"numpy type 'O8' is not admitted"):
+        load_plain_pickle(write(tmp_path / "refs.p", np.array([{}], dtype=object), protocol))
+
+
+def test_a_call_of_the_array_type_is_refused(tmp_path):
+    with pytest.raises(RefusedPickleError, match=r"it calls numpy\.ndarray"):
+        load_plain_pickle(write(tmp_path / "refs.p", Call(np.ndarray, (2, 2))))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_numpy_arrays_of_numbers_come_back_as_nested_lists(tmp_path, protocol):
+    arrays = [
+        np.array([[1, 2, 3], [4, 5, 6]]),
+        np.asfortranarray(np.array([[1.5, 2.0], [3.0, 4.0], [5.0, 6.0]], dtype=np.float32)),
+        np.array([], dtype=np.int64),
+        np.zeros((3, 0)),
+        np.array([[7, 8]], dtype=">i2"),
+        np.array([True, False]),
+    ]
+    read = load_plain_pickle(write(tmp_path / "refs.p", arrays, protocol))
+    assert read[:2] == [[[1, 2, 3], [4, 5, 6]], [[1.5, 2.0], [3.0, 4.0], [5.0, 6.0]]]
+    assert read[2:] == [[], [], [[7, 8]], [True, False]]
+    assert type(read[0][0][0]) is int
 
 
 def test_a_numpy_type_that_is_no_number_is_refused(tmp_path):

@@ -61,6 +61,37 @@ def _number(numpy_type: _NumpyType, data: bytes | str) -> bool | int | float | c
     return np.frombuffer(raw, dtype=numpy_type.order + numpy_type.code)[0].item()
 
 
+def _nested(data: bytes | str, numpy_type: _NumpyType, shape: tuple[int, ...], order: str) -> list[Any]:
+    """Nested lists of the numbers of a pickled numpy array; an array without numbers is one empty list."""
+    if not isinstance(numpy_type, _NumpyType):
+        raise RefusedPickleError("a numpy array without a plain number type is not admitted")
+    if any(not isinstance(side, int) or side < 0 for side in shape):
+        raise RefusedPickleError(f"a numpy array of shape {shape} is not admitted")
+    raw = data.encode("latin-1") if isinstance(data, str) else data
+    values = np.frombuffer(raw, dtype=numpy_type.order + numpy_type.code)
+    if 0 in shape or not shape:
+        return values.tolist()
+    return values.reshape(shape, order="F" if order == "F" else "C").tolist()
+
+
+class _Array(list[Any]):
+    """Stand-in for `numpy.ndarray`: a list that takes its numbers from the array's pickled state."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, numpy_type, is_fortran, data = state
+        self[:] = _nested(data, numpy_type, shape, "F" if is_fortran else "C")
+
+
+def _empty_array(*_: object) -> _Array:
+    """Array that has no numbers yet."""
+    return _Array()
+
+
+def _array_type(*_: object) -> None:
+    """The name `numpy.ndarray`, which a pickle may mention and not call."""
+    raise RefusedPickleError("it calls numpy.ndarray; arrays come as their own pickled form only")
+
+
 def _latin_bytes(text: str, encoding: str) -> bytes:
     """Bytes that Python 3 wrote in an old pickle protocol as text with an encoding."""
     if encoding not in ("latin1", "latin-1"):
@@ -81,8 +112,10 @@ _ADMITTED: dict[tuple[str, str], Callable[..., Any]] = {
     **{("__builtin__", kind.__name__): kind for kind in (set, frozenset)},
     ("builtins", "bytes"): _no_bytes,
     ("__builtin__", "bytes"): _no_bytes,
-    ("numpy.core.multiarray", "scalar"): _number,
-    ("numpy._core.multiarray", "scalar"): _number,
+    ("numpy", "ndarray"): _array_type,
+    **{(f"numpy.{core}.multiarray", "scalar"): _number for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _empty_array for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _nested for core in ("core", "_core")},
 }
 """The only names that a pickle may mention, each with the function of ours that stands for it."""
 
@@ -118,7 +151,8 @@ class _PlainUnpickler(pickle.Unpickler):
 def load_plain_pickle(path: Path) -> object:
     """Content of a pickle made of dicts, lists, tuples, sets, numbers, text, bytes, booleans and None.
 
-    numpy scalars come back as Python numbers. Text that Python 2 wrote is read as UTF-8, else as Latin-1.
+    numpy scalars come back as Python numbers, numpy arrays of numbers as nested lists (boxes of D-cube).
+    Text that Python 2 wrote is read as UTF-8, else as Latin-1.
 
     Args:
         path: the pickle file.
