@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hints import HINT_LAYER, Hints, boxes_of, hints_for
 from pretrain_vision import HELD_OUT, normalise
-from rounds import draw_expression, draw_question, target_box, target_cells
-from tiny_llava import HINT_LAYER, Hints, Llava, build_model, go_on, prefix_length, read_images
+from rounds import draw_expression, draw_question, target_cells
+from tiny_llava import Llava, build_model, go_on, prefix_length, read_images
 from torch import nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import LlavaProcessor
@@ -47,7 +47,7 @@ class Questions:
         owners: int64 (questions,), row of `scenes` that each question is about.
         tokens: int64 (questions, length), filled up on the right.
         last: int64 (questions,), place of each question's last token.
-        box: int64 (questions, 4), top, bottom, left and right cell of the target.
+        cells: bool (questions, grid, grid), the target.
         kinds: kind of each expression.
     """
 
@@ -55,7 +55,7 @@ class Questions:
     owners: Tensor
     tokens: Tensor
     last: Tensor
-    box: Tensor
+    cells: Tensor
     kinds: tuple[str, ...]
 
 
@@ -80,14 +80,14 @@ class QuestionSet(Dataset[Questions]):
     def __getitem__(self, step: int) -> Questions:
         rng = np.random.default_rng([self.args.seed, step, len(self.scenes)])
         scenes = rng.choice(len(self.scenes), self.args.batch, replace=False) + self.scenes.start
-        ids, owners, boxes, kinds = [], [], [], []
+        ids, owners, targets, kinds = [], [], [], []
         for row, index in enumerate(scenes):
             for _ in range(self.args.rounds):
                 expression = draw_expression(self.scene(int(index)), rng)
                 rounds = [(f"{IMAGE_TOKEN}\n{draw_question(expression, rng)}", None)]
                 ids.append(tokenize(render("plain_v1", rounds), self.processor)[0][self.prefix :])
                 owners.append(row)
-                boxes.append(target_box(target_cells(expression, self.cells[index])))
+                targets.append(target_cells(expression, self.cells[index]))
                 kinds.append(expression.kind)
         longest = max(map(len, ids))
         pad = self.processor.tokenizer.pad_token_id
@@ -96,7 +96,7 @@ class QuestionSet(Dataset[Questions]):
             torch.tensor(owners),
             torch.tensor([one + [pad] * (longest - len(one)) for one in ids]),
             torch.tensor([len(one) - 1 for one in ids]),
-            torch.tensor(boxes),
+            torch.from_numpy(np.stack(targets)),
             tuple(kinds),
         )
 
@@ -111,11 +111,16 @@ def tower_features(model: Llava, images: np.ndarray, batch: int = 200) -> Tensor
     return torch.cat(parts)
 
 
-def read_boxes(model: Llava, hints: Hints, prefix: Tensor, features: Tensor, asked: Questions) -> Tensor:
-    """Logits of the four sides, (questions, 4, grid + 1), read off the last token of every question."""
+def ask(model: Llava, prefix: Tensor, features: Tensor, asked: Questions) -> tuple[Tensor, Tensor]:
+    """Hidden states and attention that the hints need, for all questions."""
     shared = read_images(model, prefix.expand(len(asked.scenes), -1), features[asked.scenes])
-    states = go_on(model, shared, asked.owners, asked.tokens).hidden_states[HINT_LAYER]
-    return hints.sides(states[torch.arange(len(asked.last)), asked.last])
+    output = go_on(model, shared, asked.owners, asked.tokens)
+    return output.hidden_states[HINT_LAYER], output.attentions[HINT_LAYER - 1]
+
+
+def last_places(asked: Questions) -> Tensor:
+    """The last token of every question, bool (questions, length)."""
+    return torch.arange(asked.tokens.shape[1])[None] == asked.last[:, None]
 
 
 def box_overlap(found: Tensor, true: Tensor, grid: int) -> Tensor:
@@ -135,8 +140,9 @@ def report(model: Llava, hints: Hints, prefix: Tensor, features: Tensor, batches
     hits = defaultdict(list)
     with torch.no_grad():
         for asked in batches:
-            found = read_boxes(model, hints, prefix, features, asked).argmax(-1)
-            right = box_overlap(found, asked.box, hints.grid) > 0.5
+            states, _ = ask(model, prefix, features, asked)
+            found = hints.sides(states[last_places(asked)]).argmax(-1)
+            right = box_overlap(found, boxes_of(asked.cells), hints.grid) > 0.5
             for kind, hit in zip(asked.kinds, right.tolist(), strict=True):
                 hits[kind].append(hit)
                 hits["all kinds"].append(hit)
@@ -147,11 +153,11 @@ def train(args: argparse.Namespace) -> None:
     """Train projector, language model and hints; save them for `train_llava.py --grounding`."""
     model, processor = build_model(args.vision, args.seed)
     grid = int(np.load(args.scenes / "cells.npy", mmap_mode="r").shape[1])
-    hints = Hints(model.config.text_config.hidden_size, grid)
+    hints = hints_for(model, processor, grid)
     features = tower_features(model, np.load(args.scenes / "images.npy", mmap_mode="r")).float()
     count = len(features)
     prefix_ids = tokenize(render("plain_v1", [(f"{IMAGE_TOKEN}\nQ", None)]), processor)[0]
-    prefix = torch.tensor([prefix_ids[: prefix_length(processor)]])
+    prefix = torch.tensor([prefix_ids[: hints.first_patch + hints.patches**2]])
     held_out = QuestionSet(args, processor, range(count - HELD_OUT, count))
     judged = [held_out[number] for number in range(4)]
     questions = QuestionSet(args, processor, range(count - HELD_OUT))
@@ -165,8 +171,8 @@ def train(args: argparse.Namespace) -> None:
         scale = min(1, (step + 1) / 200) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
         for group in optimizer.param_groups:
             group["lr"] = args.lr * scale
-        sides = read_boxes(model, hints, prefix, features, asked)
-        loss = functional.cross_entropy(sides.flatten(0, 1), asked.box.flatten())
+        states, attention = ask(model, prefix, features, asked)
+        loss = hints.find(states, attention, last_places(asked), asked.cells)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -42,14 +42,6 @@ def target_cells(expression: Expression, cells: np.ndarray) -> np.ndarray:
     return np.isin(cells, [target + 1 for target in expression.targets])
 
 
-def target_box(wanted: np.ndarray) -> list[int]:
-    """Top, bottom, left and right cell of a bool (grid, grid); the number of cells four times when empty."""
-    if not wanted.any():
-        return [len(wanted)] * 4
-    rows, columns = np.flatnonzero(wanted.any(1)), np.flatnonzero(wanted.any(0))
-    return [int(value) for value in (rows[0], rows[-1], columns[0], columns[-1])]
-
-
 def draw_question(expression: Expression, rng: Generator) -> str:
     """Question about an expression, mostly in the wording of evaluation."""
     fixed = rng.random() < FIXED_SHARE
@@ -82,13 +74,13 @@ class Round:
         ids: token ids, prefix included.
         labels: the same with `IGNORE_INDEX` where nothing is learnt.
         rows: row of the mask text that follows each token, `IGNORE_INDEX` outside of it.
-        box: top, bottom, left and right cell of the targets.
+        cells: bool (grid, grid), cells of the targets.
     """
 
     ids: list[int]
     labels: list[int]
     rows: list[int]
-    box: list[int]
+    cells: np.ndarray
 
 
 @dataclass
@@ -98,14 +90,14 @@ class Part:
     Attributes:
         scenes: int64 (rounds,), row of `Batch.prefix` that each goes on from.
         tokens, labels, rows: int64 (rounds, length), as in `Round`, filled up on the right.
-        box: int64 (rounds, 4).
+        cells: bool (rounds, grid, grid).
     """
 
     scenes: torch.Tensor
     tokens: torch.Tensor
     labels: torch.Tensor
     rows: torch.Tensor
-    box: torch.Tensor
+    cells: torch.Tensor
 
 
 @dataclass
@@ -169,5 +161,5 @@ def _fill_up(group: list[tuple[int, Round]], prefix: int, pad: int) -> Part:
         torch.tensor([filled(one.ids, pad) for _, one in group]),
         torch.tensor([filled(one.labels, IGNORE_INDEX) for _, one in group]),
         torch.tensor([filled(one.rows, IGNORE_INDEX) for _, one in group]),
-        torch.tensor([one.box for _, one in group]),
+        torch.from_numpy(np.stack([one.cells for _, one in group])),
     )

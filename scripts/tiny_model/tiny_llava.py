@@ -1,4 +1,4 @@
-"""The tiny LLaVA, the aid that it trains with, and how several rounds go on from one picture."""
+"""The tiny LLaVA, and how several rounds go on from one picture."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rounds import Part
 from tokenizer import build as build_tokenizer
-from torch import nn
-from torch.nn import functional
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionModel,
@@ -20,15 +17,11 @@ from transformers import (
     LlavaProcessor,
 )
 
-from llava.constants import IGNORE_INDEX
 from llava.data.prompt import chat_template, render
 from llava.data.tokens import tokenize
 
 Llava = Any
 """A `LlavaForConditionalGeneration`, whose type hints know less than its configuration."""
-
-HINT_LAYER = 3
-"""Hidden state (0 = embeddings) that the hints are read off: late enough to know, early enough to be used."""
 
 
 def build_model(vision: Path, seed: int) -> tuple[Llava, LlavaProcessor]:
@@ -57,6 +50,7 @@ def build_model(vision: Path, seed: int) -> tuple[Llava, LlavaProcessor]:
         image_seq_length=(side // patch) ** 2,
     )
     model: Llava = LlavaForConditionalGeneration(config)
+    model.set_attn_implementation("eager")
     loaded = model.model.vision_tower.load_state_dict(tower.state_dict(), strict=True)
     assert not loaded.missing_keys
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -91,7 +85,7 @@ def read_images(model: Llava, prefix: torch.Tensor, states: torch.Tensor) -> Dyn
 
 
 def go_on(model: Llava, shared: DynamicCache, images: torch.Tensor, tokens: torch.Tensor) -> Any:  # noqa: ANN401
-    """Output of the language model, with all hidden states, for rounds that go on from a shared prefix.
+    """Output of the language model, all hidden states and attentions too, for rounds after a shared prefix.
 
     Args:
         model: the LLaVA.
@@ -107,6 +101,7 @@ def go_on(model: Llava, shared: DynamicCache, images: torch.Tensor, tokens: torc
         past_key_values=DynamicCache([(layer.keys[images], layer.values[images]) for layer in layers]),
         use_cache=True,
         output_hidden_states=True,
+        output_attentions=True,
     )
 
 
@@ -114,30 +109,3 @@ def prefix_length(processor: LlavaProcessor) -> int:
     """Number of tokens up to and including the last image token."""
     ids, _ = tokenize(render("plain_v1", [("<image>\nQ", None)]), processor)
     return len(ids) - ids[::-1].index(processor.tokenizer.image_token_id)
-
-
-class Hints(nn.Module):
-    """Training aid, thrown away afterwards: read the target's box and the mask row off a middle layer.
-
-    Without it a small model learns the form of the answer long before it looks for the target.
-    """
-
-    def __init__(self, width: int, grid: int) -> None:
-        super().__init__()
-        self.grid = grid
-        self.box = nn.Linear(width, 4 * (grid + 1))
-        self.row = nn.Linear(width, grid + 1)
-
-    def sides(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits of top, bottom, left and right cell, (n, 4, grid + 1), of states (n, width)."""
-        return self.box(states).unflatten(-1, (4, -1))
-
-    def forward(self, states: torch.Tensor, part: Part) -> torch.Tensor:
-        """Sum of both losses over the answer and the token before it; `states` is (rounds, length, width)."""
-        spoken = part.labels != IGNORE_INDEX
-        spoken[:, :-1] |= spoken[:, 1:].clone()
-        box = self.sides(states[spoken]).flatten(0, 1)
-        wanted = part.box[:, None].expand(-1, states.shape[1], -1)[spoken].flatten()
-        inside = part.rows != IGNORE_INDEX
-        row_loss = functional.cross_entropy(self.row(states[inside]), part.rows[inside])
-        return functional.cross_entropy(box, wanted) + row_loss

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hints import HINT_LAYER, hints_for
 from judge import ValSplit
 from pretrain_vision import DenseBatch, DenseHead, dense_batch, dense_loss, load_attributes
-from rounds import Batch, Round, conversation, draw_expression, pack, rows_of, target_box, target_cells
-from tiny_llava import HINT_LAYER, Hints, Llava, build_model, go_on, prefix_length, read_images
+from rounds import Batch, Round, conversation, draw_expression, pack, rows_of, target_cells
+from tiny_llava import Llava, build_model, go_on, prefix_length, read_images
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -53,7 +54,7 @@ class Rounds(Dataset[tuple[Batch, DenseBatch]]):
         wanted = target_cells(expression, cells)
         ids, labels = tokenize(conversation(expression, wanted, rng), self.processor)
         rows = rows_of([self.texts[token] for token in ids])
-        return Round(ids, labels, rows, target_box(wanted))
+        return Round(ids, labels, rows, wanted)
 
     def __getitem__(self, step: int) -> tuple[Batch, DenseBatch]:
         rng = np.random.default_rng([self.args.seed, step])
@@ -81,7 +82,7 @@ def loss_of(
     hidden, labels, hints = [], [], []
     for part in batch.parts:
         output = go_on(model, shared, part.scenes, part.tokens)
-        hints.append(aids["hints"](output.hidden_states[HINT_LAYER], part))
+        hints.append(aids["hints"](output.hidden_states[HINT_LAYER], output.attentions, part))
         wanted = part.labels[:, 1:] != IGNORE_INDEX
         hidden.append(output.last_hidden_state[:, :-1][wanted])
         labels.append(part.labels[:, 1:][wanted])
@@ -119,7 +120,7 @@ def train(args: argparse.Namespace) -> None:
         prompt="plain_v1",
         training={"command": args.command, "seed": args.seed},
     )
-    hints = Hints(model.config.text_config.hidden_size, settings.grid_hw[0])
+    hints = hints_for(model, processor, settings.grid_hw[0])
     if args.grounding:
         grounded = torch.load(args.grounding / "grounding.pt", weights_only=True)
         model.load_state_dict(grounded["model"])
