@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from pycocotools import mask as coco_mask
+
 from llava.data.problems import Problems
 from llava.data.rle import MIN_POLYGON_NUMBERS, union_rle
-from llava.types import Rle
+from llava.types import IntArray, Rle
 
 FAR_SHARE = 0.1
 """A corner farther outside the image than this share of its longer side is damage, not a loose click."""
@@ -79,3 +82,30 @@ def checked_union(
     except ValueError as error:
         problems.report("damaged segmentation", place, str(error))
         return None
+
+
+def masks_by_value(values: IntArray) -> dict[int, Rle]:
+    """COCO RLE of the pixels of each value in a map of labels or segments.
+
+    The map is looked at once, as runs down its columns; no mask is painted.
+
+    Args:
+        values: any integers, (H, W).
+    """
+    flat = values.T.reshape(-1)
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [flat.size]])
+    present, place = np.unique(flat[starts], return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    groups = np.split(order, np.cumsum(np.bincount(place))[:-1])
+    masks: dict[int, Rle] = {}
+    for value, runs in zip(present.tolist(), groups, strict=True):
+        borders = np.stack([starts[runs], ends[runs]], axis=1).reshape(-1)
+        lengths = np.diff(borders, prepend=0, append=flat.size).tolist()
+        counts = lengths if lengths[-1] else lengths[:-1]
+        encoded = coco_mask.frPyObjects({"size": list(values.shape), "counts": counts}, *values.shape)
+        masks[value] = {
+            "size": [int(side) for side in values.shape],
+            "counts": encoded["counts"].decode("ascii"),
+        }
+    return masks
