@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from llava.data.annotated import anchors, collect
 from llava.data.problems import Problems
 from llava.data.readers import DATASETS, read_dataset
 from llava.data.readers.muse import without_placeholders
@@ -135,3 +136,10 @@ def test_unknown_split_and_missing_file_say_what_to_do(tmp_path):
         read(tmp_path, "test")
     with pytest.raises(FileNotFoundError, match=r"muse/MUSE_val\.json not found \(nor muse/muse_val\.json\)"):
         read(tmp_path, "val")
+
+
+def test_the_targets_of_a_question_start_one_record_together(tmp_path):
+    root = write(tmp_path, [record(["a?", "b?"], [[CUP, POT], [POT]])])
+    (image,) = collect(read(root), DATASETS["muse"], root)
+    assert [target.question for target in image.targets] == ["a?", "a?", "b?"]
+    assert anchors(image) == (0, 2)
