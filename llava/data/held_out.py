@@ -1,8 +1,8 @@
 """Which COCO images belong to a val or test split of the RefCOCO family, so that training can leave them out.
 
-RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO and Ref-ZOM share the images of COCO but split them differently: training
-images of one are test images of another, and the same photographs come back in every other set that is built
-on COCO.
+RefCOCO, RefCOCO+, RefCOCOg, gRefCOCO and Ref-ZOM share the images of COCO but split them differently:
+training images of one are test images of another, and the same photographs come back in every other set that
+is built on COCO.
 """
 
 from __future__ import annotations
