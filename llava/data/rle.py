@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from llava.types import BoolArray, Rle
+from llava.codec import run_lengths
+from llava.types import BoolArray, IntArray, Rle
 
 MIN_POLYGON_NUMBERS = 6
 """Three corners. Shorter lists enclose nothing (the gRefCOCO reader drops them too)."""
@@ -34,7 +36,7 @@ def decode_rle(rle: Rle) -> BoolArray:
         ValueError: the run lengths do not fill the size that the RLE states.
     """
     height, width = (int(side) for side in rle["size"])
-    lengths = _run_lengths(_as_bytes(rle)["counts"])
+    lengths = run_lengths(rle["counts"])
     _check_total(lengths, (height, width))
     values = np.arange(len(lengths)) % 2 == 1
     return np.ascontiguousarray(np.repeat(values, lengths).reshape(width, height).T)
@@ -60,6 +62,7 @@ def union_rle(segmentation: Any, size_hw: tuple[int, int]) -> tuple[Rle, int]:  
     """
     parts = [segmentation] if isinstance(segmentation, dict) else list(segmentation or [])
     rles: list[Rle] = []
+    polygons: list[list[float]] = []
     dropped = 0
     for part in parts:
         if isinstance(part, dict):
@@ -67,12 +70,14 @@ def union_rle(segmentation: Any, size_hw: tuple[int, int]) -> tuple[Rle, int]:  
         elif not isinstance(part, list):
             raise ValueError(f"segmentation part {str(part)[:40]!r} is neither a polygon nor an RLE")
         elif _is_polygon(part):
-            rles.extend(coco_mask.frPyObjects([part], *size_hw))
+            polygons.append(part)
         else:
             dropped += 1
+    if polygons:
+        rles += coco_mask.frPyObjects(polygons, *size_hw)
     if not rles:
         return empty_rle(size_hw), dropped
-    return _as_text(coco_mask.merge(rles, intersect=False)), dropped
+    return _as_text(rles[0] if len(rles) == 1 else coco_mask.merge(rles, intersect=False)), dropped
 
 
 def merge_rles(rles: list[Rle], size_hw: tuple[int, int]) -> Rle:
@@ -95,12 +100,10 @@ def rle_box_xyxy(rle: Rle) -> tuple[float, float, float, float]:
 
 def _is_polygon(part: list[Any]) -> bool:
     """True for at least three corners with finite coordinates of an image's order of magnitude."""
-    if len(part) < MIN_POLYGON_NUMBERS or len(part) % 2:
+    if len(part) < MIN_POLYGON_NUMBERS or len(part) % 2 or not {*map(type, part)} <= {int, float}:
         return False
-    return all(
-        isinstance(value, (int, float)) and math.isfinite(value) and abs(value) <= MAX_COORDINATE
-        for value in part
-    )
+    # A NaN escapes min and max, unless it comes first, but never a sum.
+    return -MAX_COORDINATE <= min(part) and max(part) <= MAX_COORDINATE and math.isfinite(sum(part))
 
 
 def _checked(rle: dict[str, Any], size_hw: tuple[int, ...]) -> Rle:
@@ -111,54 +114,25 @@ def _checked(rle: dict[str, Any], size_hw: tuple[int, ...]) -> Rle:
     size, counts = tuple(rle.get("size") or ()), rle.get("counts")
     if size != tuple(size_hw):
         raise ValueError(f"an RLE states the size {size}, the image has (height, width) {tuple(size_hw)}")
-    raw = counts.encode() if isinstance(counts, str) else counts
-    if isinstance(raw, bytes):
-        lengths = _run_lengths(raw)
-    elif isinstance(raw, (list, tuple)):
-        lengths = [int(count) for count in raw]
-    else:
-        raise ValueError(f"RLE counts are {type(raw).__name__}; known are a list of lengths, text and bytes")
+    if isinstance(counts, (str, bytes)):
+        _check_total(run_lengths(counts), size)
+        return _as_bytes({"size": size, "counts": counts})
+    if not isinstance(counts, (list, tuple)):
+        raise ValueError(
+            f"RLE counts are {type(counts).__name__}; known are a list of lengths, text and bytes"
+        )
+    lengths = [int(count) for count in counts]
     _check_total(lengths, size)
-    if isinstance(raw, bytes):
-        return {"size": list(size), "counts": raw}
     return coco_mask.frPyObjects({"size": list(size), "counts": lengths}, *size)
 
 
-def _check_total(lengths: list[int], size_hw: tuple[int, ...]) -> None:
+def _check_total(lengths: Sequence[int] | IntArray, size_hw: tuple[int, ...]) -> None:
     """Refuse run lengths that do not fill a mask exactly."""
     height, width = size_hw
     if min(lengths, default=0) < 0 or sum(lengths) != height * width:
         raise ValueError(
             f"RLE run lengths add up to {sum(lengths)}, a {height}x{width} mask has {height * width}"
         )
-
-
-def _run_lengths(counts: bytes) -> list[int]:
-    """Run lengths inside compressed COCO counts.
-
-    Five bits per character from code 48 up, low bits first, bit 6 continues the number, the sign sits in the
-    last bit; from the fourth number on it is the difference to the number two before.
-
-    Raises:
-        ValueError: the text stops inside a number or has characters outside the code.
-    """
-    lengths: list[int] = []
-    value = shift = 0
-    for character in counts:
-        code = character - 48
-        if not 0 <= code < 64:
-            raise ValueError(f"RLE counts hold the character {chr(character)!r}, which no COCO RLE has")
-        value |= (code & 0x1F) << shift
-        shift += 5
-        if code & 0x20:
-            continue
-        if code & 0x10:
-            value -= 1 << shift
-        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise ValueError("RLE counts stop in the middle of a number")
-    return lengths
 
 
 def _as_text(rle: dict[str, Any]) -> Rle:
