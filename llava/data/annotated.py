@@ -46,7 +46,7 @@ class AnnotatedImage:
     """One image with its targets, or one conversation as it is.
 
     Attributes:
-        id: "dataset|image id".
+        id: "dataset|image path", unique in its dataset.
         dataset: name of the dataset.
         family: one of `llava.data.readers.info.FAMILIES`, or "conversation".
         image: posix path under the image folder, "" for a conversation without an image.
@@ -76,12 +76,12 @@ def anchors(image: AnnotatedImage) -> tuple[int, ...]:
         return (0,)
     first: dict[str, int] = {}
     for index, target in enumerate(image.targets):
-        first.setdefault(_unit(target, image.family), index)
+        first.setdefault(unit_name(target, image.family), index)
     return tuple(first.values())
 
 
-def _unit(target: Target, family: str) -> str:
-    """What targets that start one record together have in common."""
+def unit_name(target: Target, family: str) -> str:
+    """What targets have in common that are asked for together: their object, their question, or nothing."""
     if family == "parts":
         return object_name(target)
     return f"question {target.question}" if target.question else f"target {target.id}"
@@ -142,11 +142,12 @@ def _annotated(path: Path, samples: Sequence[Sample], info: DatasetInfo, folder:
                 "(height, width); correct the annotation"
             )
     ignored = {sample.ignore["counts"]: sample.ignore for sample in samples if sample.ignore}
+    image = relative_image(path, folder)
     return AnnotatedImage(
-        id=f"{info.name}|{first.image_id}",
+        id=f"{info.name}|{image}",
         dataset=info.name,
         family=info.family,
-        image=relative_image(path, folder),
+        image=image,
         size_hw=first.size_hw,
         targets=tuple(_targets(samples, info.family)),
         ignore=merge_rles(list(ignored.values()), first.size_hw) if ignored else None,
@@ -168,12 +169,12 @@ def _targets(samples: Sequence[Sample], family: str) -> Iterator[Target]:
 
 
 def _target(target_id: str, ref: Sequence[Sample]) -> Target:
-    """One target with the words of all its samples, each once."""
+    """One target with the words of all its samples."""
     first = ref[0]
-    words = [word for sample in ref for word in (sample.expression, *sample.synonyms)]
+    words = tuple(sample.expression for sample in ref)
     return Target(
         id=target_id,
-        names=tuple(dict.fromkeys(words)),
+        names=words + tuple(dict.fromkeys(name for name in first.synonyms if name not in words)),
         mask=None if first.no_target else first.mask,
         part_of=first.part_of,
         question=first.question,
