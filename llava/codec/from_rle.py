@@ -32,6 +32,11 @@ def _digits() -> IntArray:
 
 _DIGITS = _digits()
 
+_KEPT: dict[tuple[tuple[int, int], tuple[int, int], Crop, bool], IntArray] = {}
+"""What `_places` has worked out; at 64x64 cells an entry has 32 KB."""
+
+_MOST_KEPT = 256
+
 
 def run_lengths(counts: str | bytes) -> IntArray:
     r"""Run lengths inside compressed COCO counts, as far as possible without a Python loop.
@@ -127,12 +132,7 @@ def rle_to_grid(
     size_hw = check_sides(rle["size"], "RLE size")
     left, top, right, bottom = _checked_crop(crop, size_hw)
     ends = _ends(rle["counts"], size_hw)
-    rows = centre_indices(bottom - top, grid_hw[0]) + top
-    columns = centre_indices(right - left, grid_hw[1])
-    columns = right - 1 - columns if flip else columns + left
-    # Runs go down the columns, and so do the needles: neighbours hit the same run.
-    places = np.add.outer(columns * size_hw[0], rows)
-    runs = ends.searchsorted(places, side="right")
+    runs = ends.searchsorted(_places(size_hw, grid_hw, (left, top, right, bottom), flip), side="right")
     grid: IntArray = np.bitwise_and(runs.T, 1, order="C")
     if policy == "keep_small" and not grid.any():
         inside = _pixels(ends)
@@ -156,6 +156,24 @@ def _ends(counts: str | bytes, size_hw: tuple[int, int]) -> IntArray:
     if lengths.min() < 0:
         raise ValueError(f"RLE counts hold a run of {lengths.min()} pixels; the file is cut or damaged")
     return ends
+
+
+def _places(size_hw: tuple[int, int], grid_hw: tuple[int, int], crop: Crop, flip: bool) -> IntArray:
+    """Centre pixel of each cell, counted down the columns of the mask; int64 (columns, rows).
+
+    Columns come first as in the run lengths: neighbours then fall into the same run. The last few hundred
+    answers are kept, as images of a dataset share their sizes.
+    """
+    key = (size_hw, grid_hw, crop, flip)
+    if key not in _KEPT:
+        left, top, right, bottom = crop
+        rows = centre_indices(bottom - top, grid_hw[0]) + top
+        columns = centre_indices(right - left, grid_hw[1])
+        columns = right - 1 - columns if flip else columns + left
+        if len(_KEPT) >= _MOST_KEPT:
+            _KEPT.clear()
+        _KEPT[key] = np.add.outer(columns * size_hw[0], rows)
+    return _KEPT[key]
 
 
 def _checked_crop(crop: Crop | None, size_hw: tuple[int, int]) -> Crop:

@@ -102,7 +102,7 @@ def encode(grid: IntArray, labels: Sequence[str], *, codec: str = "rrle", strict
         raise ValueError(
             f"labels {list(labels)}: the first must be {BACKGROUND!r}, the name of the background"
         )
-    if not np.issubdtype(grid.dtype, np.integer) or grid.min() < 0 or grid.max() >= len(labels):
+    if grid.dtype.kind not in "iu" or grid.min() < 0 or grid.max() >= len(labels):
         raise ValueError(
             f"grid of {grid.dtype} from {grid.min()} to {grid.max()}: "
             f"needed are whole numbers from 0 to {len(labels) - 1}, one for each label"
