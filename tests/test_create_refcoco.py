@@ -52,7 +52,7 @@ def test_the_command_writes_records_and_prints_what_it_left_out(commands, root, 
     output = tmp_path / "out.json"
     assert create(["--root", str(root), "--grid", "4", "--copies", "3", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
-    assert "expressions    4 of 3 refs; no target: 0" in printed
+    assert "expressions    4 of 3 targets in 2 images; no target: 0" in printed
     assert "vanished       1 cover no cell of the 4x4 grid (cell policy centre); left out" in printed
     assert "records        6 conversations, 12 questions, 2 images" in printed
     records = read_records(output)
@@ -267,7 +267,7 @@ def test_records_of_real_refcoco_describe_the_real_masks(
     splits = REAL_SPLITS[dataset]
     arguments = ["--root", str(REAL), "--dataset", dataset, "--split", *splits, "--output", str(output)]
     assert create(arguments) == 0
-    assert f"expressions    {sentences} of {refs} refs" in capsys.readouterr().out
+    assert f"expressions    {sentences} of {refs} targets" in capsys.readouterr().out
     records = read_records(output)
     assert len(records) == 2 * refs
     truth = {

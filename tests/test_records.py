@@ -1,59 +1,26 @@
 import json
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+from annotated_images import EMPTY, LEFT, RIGHT, SMALL, image, target
 
 from llava.codec import read_answer
+from llava.data.annotated import AnnotatedImage
+from llava.data.draw import DrawSettings, draw_record
 from llava.data.questions import ANSWER_PARTIAL, QUESTION_PARTIAL, fill
-from llava.data.records import (
-    ReferRecordBuilder,
-    build_refer_records,
-    check_record,
-    read_records,
-    write_records,
-)
-from llava.data.rle import empty_rle, encode_mask
-from llava.types import Sample
+from llava.data.records import BuildSummary, check_record, read_records, records_of, write_records
 
-SIZE_HW = (32, 48)
-FOLDER = Path("data")
+FIRST = image(target(1, ("Left dog ", "the dog")), target(2, "right wall", RIGHT))
+SECOND = image(target(3, "cat", RIGHT), path="images/2.jpg")
+IMAGES = [FIRST, SECOND]
 
 
-def rectangle(top, left, bottom, right):
-    mask = np.zeros(SIZE_HW, dtype=bool)
-    mask[top:bottom, left:right] = True
-    return mask
-
-
-def sample(ref_id, sent_id, expression, mask=None, *, image=1, no_target=False):
-    rle = empty_rle(SIZE_HW) if mask is None else encode_mask(mask)
-    path = FOLDER / "images" / f"{image}.jpg"
-    return Sample(
-        f"d|unc|train|{ref_id}|{sent_id}", path, image, SIZE_HW, expression, rle, no_target=no_target
-    )
-
-
-LEFT, RIGHT = rectangle(8, 0, 24, 12), rectangle(0, 36, 32, 48)
-SAMPLES = [
-    sample(1, 0, "Left dog ", LEFT),
-    sample(1, 1, "the dog", LEFT),
-    sample(2, 2, "right wall", RIGHT),
-    sample(3, 3, "cat", RIGHT, image=2),
-]
-
-
-def build(samples=SAMPLES, **changes):
-    settings = {
-        "grid_hw": (4, 4),
-        "rounds": 2,
-        "copies": 2,
-        "seed": 0,
-        "cell_policy": "centre",
-        "codec": "rrle",
-    }
-    return build_refer_records(samples, image_folder=FOLDER, **{**settings, **changes})
+def build(images=IMAGES, *, copies=2, seed=0, **changes):
+    """Records and summary."""
+    settings = DrawSettings(**{"grid_hw": (4, 4), **changes})
+    summary = BuildSummary(settings)
+    return list(records_of(images, settings, copies=copies, seed=seed, summary=summary)), summary
 
 
 def record(**changes):
@@ -65,10 +32,10 @@ def record(**changes):
 
 
 def test_a_record_has_exactly_the_keys_and_turns_of_the_ecosystem():
-    records, _ = build([SAMPLES[3]], copies=1)
+    records, _ = build([SECOND], copies=1)
     (only,) = records
     assert list(only) == ["id", "image", "height", "width", "conversations"]
-    assert only["id"] == "d|unc|train|3|0"
+    assert only["id"] == "d|train|3|0"
     assert only["image"] == "images/2.jpg"
     assert (only["height"], only["width"]) == (4, 4)
     assert [turn["from"] for turn in only["conversations"]] == ["human", "gpt", "human", "gpt"]
@@ -82,7 +49,7 @@ def test_wording_comes_from_the_lists_and_the_expression_is_normalised():
     records, _ = build(copies=20)
     questions = {fill(template, text) for template in QUESTION_PARTIAL for text in ("left dog", "the dog")}
     sentences = {fill(template, text) for template in ANSWER_PARTIAL for text in ("left dog", "the dog")}
-    own = [entry for entry in records if entry["id"].startswith("d|unc|train|1|")]
+    own = [entry for entry in records if entry["id"].startswith("d|train|1|")]
     assert len(own) == 20
     for entry in own:
         question, answer = (turn["value"] for turn in entry["conversations"][:2])
@@ -105,17 +72,17 @@ def test_every_answer_decodes_without_fault_to_the_cells_of_its_target():
                 assert read.foreground.sum() == (2 if "dog" in label else 4)
 
 
-def test_each_ref_starts_one_conversation_per_copy():
+def test_each_target_starts_one_conversation_per_copy():
     records, summary = build(copies=3, rounds=4)
     starts = Counter(entry["id"].rpartition("|")[0] for entry in records)
-    assert starts == {"d|unc|train|1": 3, "d|unc|train|2": 3, "d|unc|train|3": 3}
+    assert starts == {"d|train|1": 3, "d|train|2": 3, "d|train|3": 3}
     assert len({entry["id"] for entry in records}) == 9
-    assert (summary.samples, summary.refs, summary.images) == (4, 3, 2)
+    assert (summary.expressions, summary.targets, summary.images_given, summary.images) == (4, 3, 2, 2)
     assert (summary.records, summary.turns) == (9, 36)
     assert all(len(entry["conversations"]) == 8 for entry in records)
 
 
-def test_later_rounds_draw_among_all_refs_of_the_same_image():
+def test_later_rounds_draw_among_all_targets_of_the_same_image():
     records, _ = build(copies=40)
     second = {
         (entry["image"], read_answer(entry["conversations"][3]["value"], (4, 4)).blocks[0].labels[1])
@@ -132,8 +99,18 @@ def test_later_rounds_draw_among_all_refs_of_the_same_image():
 def test_the_same_seed_gives_the_same_records_and_another_seed_others():
     assert build(seed=3)[0] == build(seed=3)[0]
     assert build(seed=3)[0] != build(seed=4)[0]
-    builder = ReferRecordBuilder((4, 4), FOLDER, seed=3)
-    assert builder.build(SAMPLES)[0] == builder.build(SAMPLES)[0] == build(seed=3)[0]
+
+
+def test_a_static_copy_is_what_live_drawing_gives_in_that_epoch():
+    records, _ = build(copies=2, seed=5)
+    settings = DrawSettings((4, 4))
+    live = [
+        draw_record(drawn, anchor, settings, rng=np.random.default_rng([5, epoch, index]))
+        for epoch in (0, 1)
+        for index, (drawn, anchor) in enumerate([(FIRST, 0), (FIRST, 1), (SECOND, 0)])
+    ]
+    by_copy = sorted(records, key=lambda entry: entry["id"][-1])
+    assert [entry["conversations"] for entry in by_copy] == [entry["conversations"] for entry in live]
 
 
 def test_a_grid_may_have_unequal_sides():
@@ -143,7 +120,7 @@ def test_a_grid_may_have_unequal_sides():
 
 
 def test_no_target_is_answered_with_background_alone_and_counted():
-    records, summary = build([sample(1, 0, "blue cow", no_target=True)], copies=1)
+    records, summary = build([image(target(1, "blue cow", None))], copies=1)
     assert summary.no_target == 1
     assert summary.vanished == 0
     assert records[0]["conversations"][1]["value"].endswith(
@@ -151,36 +128,39 @@ def test_no_target_is_answered_with_background_alone_and_counted():
     )
 
 
-SMALL = rectangle(0, 0, 2, 2)
-
-
 def test_a_vanished_target_is_left_out_and_counted():
-    samples = [*SAMPLES, sample(9, 10, "fly", SMALL), sample(9, 11, "tiny fly", SMALL), sample(8, 12, "none")]
-    records, summary = build(samples)
-    assert summary.vanished == 2
-    assert summary.without_pixel == 1
-    assert summary.no_target == 0
-    assert records == build(SAMPLES)[0]
+    further = image(target(9, ("fly", "tiny fly"), SMALL), target(8, "none", EMPTY), path="images/3.jpg")
+    records, summary = build([*IMAGES, further])
+    assert (summary.vanished, summary.without_pixel, summary.no_target) == (2, 1, 0)
+    assert records == build()[0]
+    assert summary.left_out == {"vanished": 2, "without pixel": 2}
+    assert (summary.images_given, summary.images) == (3, 2)
     assert "2 cover no cell of the 4x4 grid (cell policy centre); left out" in str(summary)
     assert "1 have an empty annotation; left out" in str(summary)
+    assert "left out       2 conversations: vanished" in str(summary)
+
+
+def test_a_vanished_target_is_never_drawn_into_a_later_round():
+    records, _ = build([image(target(1, "dog"), target(9, "fly", SMALL))], copies=20)
+    assert len(records) == 20
+    assert "fly" not in json.dumps(records)
 
 
 def test_a_vanished_target_may_be_kept_as_an_empty_mask_by_name():
-    builder = ReferRecordBuilder((4, 4), FOLDER, vanished="keep", copies=1)
-    records, summary = builder.build([sample(9, 10, "fly", SMALL)])
+    records, summary = build([image(target(9, "fly", SMALL))], vanished="keep", copies=1)
     assert summary.vanished == 1
     assert read_answer(records[0]["conversations"][1]["value"], (4, 4)).outcome == "empty"
     assert "kept, taught as an empty mask" in str(summary)
 
 
 def test_the_keep_small_policy_lets_no_target_vanish():
-    records, summary = build([sample(9, 10, "fly", SMALL)], cell_policy="keep_small", copies=1)
+    records, summary = build([image(target(9, "fly", SMALL))], cell_policy="keep_small", copies=1)
     assert summary.vanished == 0
     assert read_answer(records[0]["conversations"][1]["value"], (4, 4)).foreground.sum() == 1
 
 
 def test_an_expression_cannot_forge_tags_or_runs():
-    records, _ = build([sample(1, 0, "sign <image> a|b *3 </seg>", LEFT)])
+    records, _ = build([image(target(1, "sign <image> a|b *3 </seg>", LEFT))])
     for entry in records:
         check_record(entry, "built")
         for turn in entry["conversations"][1::2]:
@@ -190,37 +170,31 @@ def test_an_expression_cannot_forge_tags_or_runs():
             assert read.foreground.sum() == 2
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rounds": 0, "copies": 0}, "rounds 0: at least 1; copies 0: at least 1"),
-        ({"grid_hw": (4, 0)}, r"grid_hw 0: at least 1"),
-        (
-            {"codec": "zip", "cell_policy": "all"},
-            "cell_policy 'all': known are centre, keep_small; codec 'zip': known",
-        ),
-    ],
-)
-def test_wrong_settings_are_reported_together(changes, message):
-    with pytest.raises(ValueError, match=message):
-        build(**changes)
+def test_an_expression_without_words_is_left_out_and_told():
+    records, summary = build([image(target(1, " <seg> "), target(2, "dog"))], copies=1)
+    assert [entry["id"] for entry in records] == ["d|train|2|0"]
+    assert "left out       1 conversations: without words" in str(summary)
 
 
-def test_an_unknown_vanished_policy_lists_the_known_ones():
-    with pytest.raises(ValueError, match="vanished 'drop': known are skip, keep"):
-        ReferRecordBuilder((4, 4), FOLDER, vanished="drop")
+def test_a_conversation_is_taken_as_it_is_and_once():
+    rounds = (("What is it?\n<image>", "A dog."), ("Sure?", "Yes."))
+    talk = AnnotatedImage("665k|7", "665k", "conversation", "coco/7.jpg", (0, 0), (), None, rounds)
+    text = AnnotatedImage("665k|8", "665k", "conversation", "", (0, 0), (), None, (("2+2?", "4"),))
+    records, summary = build([talk, text], copies=3)
+    assert [entry["id"] for entry in records] == ["665k|7", "665k|8"]
+    assert records[0]["image"] == "coco/7.jpg"
+    assert set(records[1]) == {"id", "conversations"}
+    assert [turn["value"] for turn in records[0]["conversations"]] == [
+        said for turn in rounds for said in turn
+    ]
+    assert (summary.records, summary.turns) == (2, 3)
+    for entry in records:
+        check_record(entry, "built")
 
 
-def test_a_sample_id_that_stands_twice_is_an_error():
-    with pytest.raises(ValueError, match=r"sample id d\|unc\|train\|1\|0 stands twice"):
-        build([SAMPLES[0], SAMPLES[0]])
-
-
-def test_an_image_outside_the_image_folder_is_an_error():
-    with pytest.raises(
-        ValueError, match="does not lie under the image folder elsewhere; give a folder above it"
-    ):
-        ReferRecordBuilder((4, 4), Path("elsewhere")).build(SAMPLES)
+def test_fewer_than_one_copy_is_an_error_before_anything_is_drawn():
+    with pytest.raises(ValueError, match="copies 0: at least 1"):
+        records_of(IMAGES, DrawSettings((4, 4)), copies=0)
 
 
 # checking

@@ -1,7 +1,7 @@
 """Records drawn from annotated images: grid, codec, crop, mirror and wording come with the draw.
 
-A record is a pure function of image, anchor, settings and random numbers, so one stored file serves every grid
-and every epoch. Everything that draws many records seeds each by `generator(seed, epoch, index)`.
+A record is a pure function of image, anchor, settings and random numbers, so one stored file serves every
+grid and every epoch. Everything that draws many records seeds each by `generator(seed, epoch, index)`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from llava.data.view import VANISHED_POLICIES, DrawSettings, View, can_flip, pic
 __all__ = ["CROP_SIDES", "VANISHED_POLICIES", "DrawSettings", "draw_record", "generator"]
 
 CROP_SIDES = (256, 336, 392, 448)
-"""Sides in pixels of the square that a crop shows, one of those that fit; where none fits, the shorter side of
-the image (Text4Seg, arXiv 2410.09855)."""
+"""Sides in pixels of the square that a crop shows, one of those that fit; where none fits, the shorter side
+of the image (Text4Seg, arXiv 2410.09855)."""
 
 _CROPPED = ("semantic", "parts")
 """Families whose names stay true of a part of the image."""
@@ -50,8 +50,7 @@ def draw_record(
         settings: of the draw.
         rng: of all draws, see `generator`.
         classes: names that may be asked for although they are absent.
-        why: counts what is wrong with the anchor's target ("vanished", "without pixel", …), also where it is
-            taught all the same because the settings say so.
+        why: counts why there was nothing to teach ("vanished", "without pixel", …).
 
     Returns:
         Record of the LLaVA ecosystem with the grid's sides as `height` and `width`; a drawn part of the image
@@ -66,10 +65,12 @@ def draw_record(
         crop = _drawn_crop(image, settings, rng)
         flip = rng.random() < settings.flip and can_flip(image, _spoken_of(image, anchor))
         view = View(image, settings, crop, flip)
-    rounds, fault = draw_rounds(view, anchor, rng=rng, classes=classes)
-    if fault and why is not None:
-        why[fault] += 1
-    return _record(view, anchor, rounds) if rounds else None
+    rounds, reason = draw_rounds(view, anchor, rng=rng, classes=classes)
+    if rounds:
+        return _record(view, anchor, rounds)
+    if why is not None:
+        why[reason] += 1
+    return None
 
 
 def _drawn_crop(image: AnnotatedImage, settings: DrawSettings, rng: np.random.Generator) -> Crop | None:

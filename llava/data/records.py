@@ -1,271 +1,154 @@
-"""Conversation records from referring-expression samples (the recipe of Text4Seg, arXiv 2410.09855).
+"""Static conversation records, for trainers that read JSON: the same draws that training makes live.
 
 Checking, reading and writing of record files lives in `llava.data.record_files` and is passed on from here.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass, field
 
-import numpy as np
 from tqdm import tqdm
 
-from llava.codec import clean_label, encode, mask_answer, mask_to_grid
-from llava.constants import BACKGROUND, IMAGE_TOKEN
-from llava.data.questions import ANSWER_PARTIAL, QUESTION_PARTIAL, fill, normalise_expression
+from llava.data.annotated import CONVERSATION, AnnotatedImage, anchors
+from llava.data.draw import VANISHED_POLICIES, DrawSettings, draw_record, generator
 from llava.data.record_files import Record, check_record, read_records, write_records
-from llava.data.rle import decode_rle, rle_area
-from llava.settings import CELL_POLICIES, CODECS
-from llava.types import IntArray, Sample
+from llava.data.view import VANISHED, WITHOUT_PIXEL, View
 
 __all__ = [
     "VANISHED_POLICIES",
     "BuildSummary",
     "Record",
-    "ReferRecordBuilder",
-    "build_refer_records",
     "check_record",
     "read_records",
+    "records_of",
     "write_records",
 ]
 
-VANISHED_POLICIES = ("skip", "keep")
-"""What becomes of an expression whose target covers no cell: left out, or taught as an empty mask."""
-
-_PROGRESS_FROM = 500
+_PROGRESS_AFTER_S = 2.0
 
 
 @dataclass
 class BuildSummary:
-    """What a build took in, left out, and put out.
+    """What a build took in, left out, and put out. Filled while the records are drawn.
 
     Attributes:
-        samples: expressions given.
-        refs: groups of expressions that share a target.
-        images: images with at least one kept expression.
-        records: conversations written.
+        settings: of the build.
+        images_given: images that came in.
+        images: those with at least one record.
+        targets: targets that came in.
+        expressions: their names, sentences and questions.
+        no_target: expressions that describe nothing in their image.
+        records: conversations drawn.
         turns: question-answer pairs in them.
-        no_target: expressions given that describe nothing in their image.
         vanished: expressions whose target is in the image but covers no cell of the grid.
         without_pixel: expressions whose annotation marks no pixel though they have a target.
-        vanished_policy: what became of those two: "skip" or "keep".
-        cell_policy: how masks became cells.
-        grid_hw: rows and columns of the grid.
+        left_out: conversations that could not be drawn, by reason.
     """
 
-    grid_hw: tuple[int, int]
-    cell_policy: str
-    vanished_policy: str
-    samples: int = 0
-    refs: int = 0
+    settings: DrawSettings
+    images_given: int = 0
     images: int = 0
+    targets: int = 0
+    expressions: int = 0
+    no_target: int = 0
     records: int = 0
     turns: int = 0
-    no_target: int = 0
     vanished: int = 0
     without_pixel: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        done = {"skip": "left out", "keep": "kept, taught as an empty mask"}[self.vanished_policy]
-        rows, columns = self.grid_hw
-        return "\n".join(
-            (
-                f"expressions    {self.samples} of {self.refs} refs; no target: {self.no_target}",
-                f"vanished       {self.vanished} cover no cell of the {rows}x{columns} grid "
-                f"(cell policy {self.cell_policy}); {done}",
-                f"without pixel  {self.without_pixel} have an empty annotation; {done}",
-                f"records        {self.records} conversations, {self.turns} questions, {self.images} images",
-            )
+        done = {"skip": "left out", "keep": "kept, taught as an empty mask"}[self.settings.vanished]
+        rows, columns = self.settings.grid_hw
+        lines = [
+            f"expressions    {self.expressions} of {self.targets} targets in {self.images_given} images; "
+            f"no target: {self.no_target}",
+            f"vanished       {self.vanished} cover no cell of the {rows}x{columns} grid "
+            f"(cell policy {self.settings.cell_policy}); {done}",
+            f"without pixel  {self.without_pixel} have an empty annotation; {done}",
+        ]
+        lines += [
+            f"left out       {count} conversations: {why}" for why, count in sorted(self.left_out.items())
+        ]
+        lines.append(
+            f"records        {self.records} conversations, {self.turns} questions, {self.images} images"
         )
+        return "\n".join(lines)
+
+    def count_image(self, image: AnnotatedImage) -> None:
+        """An image that came in."""
+        self.images_given += 1
+        self.targets += len(image.targets)
+        self.expressions += sum(len(target.names) for target in image.targets)
+        view = View(image, self.settings)
+        for index, target in enumerate(image.targets):
+            fault = view.fault(index)
+            self.no_target += len(target.names) * (target.mask is None)
+            self.vanished += len(target.names) * (fault == VANISHED)
+            self.without_pixel += len(target.names) * (fault == WITHOUT_PIXEL)
 
 
-@dataclass(frozen=True)
-class _Ref:
-    """Expressions that share a target, with the target as cells."""
-
-    id: str
-    samples: tuple[Sample, ...]
-    grid: IntArray
-
-
-@dataclass(frozen=True)
-class ReferRecordBuilder:
-    """Settings of a build; `build` does the work.
-
-    Attributes:
-        grid_hw: rows and columns of the label grid.
-        image_folder: folder that the `image` paths of the records start from; the one to train with.
-        rounds: questions in one conversation. The first is about the conversation's own ref, each further one
-            about a ref drawn among all of the same image, itself included.
-        copies: conversations of each ref; every draw differs between them.
-        seed: of all draws.
-        cell_policy: how a mask becomes cells, see `llava.codec.mask_to_grid`.
-        codec: text form of a mask.
-        vanished: what becomes of targets that cover no cell, one of `VANISHED_POLICIES`.
-    """
-
-    grid_hw: tuple[int, int]
-    image_folder: Path
-    rounds: int = 2
-    copies: int = 2
-    seed: int = 0
-    cell_policy: str = "centre"
-    codec: str = "rrle"
-    vanished: str = "skip"
-
-    def __post_init__(self) -> None:
-        """Check every setting and report all problems at once."""
-        problems = [
-            f"{name} {value!r}: known are {', '.join(known)}"
-            for name, value, known in (
-                ("cell_policy", self.cell_policy, CELL_POLICIES),
-                ("codec", self.codec, CODECS),
-                ("vanished", self.vanished, VANISHED_POLICIES),
-            )
-            if value not in known
-        ]
-        problems += [
-            f"{name} {value}: at least 1"
-            for name, value in (
-                ("grid_hw", min(self.grid_hw)),
-                ("rounds", self.rounds),
-                ("copies", self.copies),
-            )
-            if value < 1
-        ]
-        if problems:
-            raise ValueError("record settings: " + "; ".join(problems))
-
-    def build(self, samples: Sequence[Sample]) -> tuple[list[Record], BuildSummary]:
-        """Records of all refs, copy by copy, image by image; the same for the same samples and settings."""
-        draw = random.Random(self.seed)
-        summary = BuildSummary(self.grid_hw, self.cell_policy, self.vanished, samples=len(samples))
-        by_image: dict[Path, list[_Ref]] = {}
-        groups = _group_by_ref(samples)
-        summary.refs = len(groups)
-        for ref_id, group in tqdm(
-            groups.items(), desc="cells", unit="ref", disable=len(groups) < _PROGRESS_FROM
-        ):
-            ref = _Ref(ref_id, group, self._cells(group[0]))
-            if self._is_kept(ref, summary):
-                by_image.setdefault(group[0].image_path, []).append(ref)
-        records = [
-            self._record(ref, refs, copy, draw=draw)
-            for copy in range(self.copies)
-            for refs in tqdm(
-                by_image.values(),
-                desc=f"records, copy {copy + 1}",
-                unit="image",
-                disable=len(groups) < _PROGRESS_FROM,
-            )
-            for ref in refs
-        ]
-        summary.images = len(by_image)
-        summary.records = len(records)
-        summary.turns = len(records) * self.rounds
-        return records, summary
-
-    def _cells(self, sample: Sample) -> IntArray:
-        """Cells of a sample's target, int64 (rows, columns) of 0 and 1."""
-        if sample.no_target:
-            return np.zeros(self.grid_hw, dtype=np.int64)
-        return mask_to_grid(decode_rle(sample.mask), self.grid_hw, policy=self.cell_policy)
-
-    def _is_kept(self, ref: _Ref, summary: BuildSummary) -> bool:
-        """Count a ref's expressions and decide whether they are taught."""
-        count = len(ref.samples)
-        if ref.samples[0].no_target:
-            summary.no_target += count
-            return True
-        if ref.grid.any():
-            return True
-        if rle_area(ref.samples[0].mask):
-            summary.vanished += count
-        else:
-            summary.without_pixel += count
-        return self.vanished == "keep"
-
-    def _record(self, own: _Ref, refs: Sequence[_Ref], copy: int, *, draw: random.Random) -> Record:
-        """One conversation that starts with a ref."""
-        turns = []
-        for number in range(self.rounds):
-            ref = own if number == 0 else draw.choice(refs)
-            question, answer = self._round(ref, draw)
-            opening = f"{IMAGE_TOKEN}\n" if number == 0 else ""
-            turns += [{"from": "human", "value": opening + question}, {"from": "gpt", "value": answer}]
-        return {
-            "id": f"{own.id}|{copy}",
-            "image": _relative(own.samples[0].image_path, self.image_folder),
-            "height": self.grid_hw[0],
-            "width": self.grid_hw[1],
-            "conversations": turns,
-        }
-
-    def _round(self, ref: _Ref, draw: random.Random) -> tuple[str, str]:
-        """Question and answer about one expression of a ref, wording drawn."""
-        sample = draw.choice(ref.samples)
-        expression = normalise_expression(sample.expression)
-        question = fill(draw.choice(QUESTION_PARTIAL), expression)
-        sentence = fill(draw.choice(ANSWER_PARTIAL), expression)
-        text = encode(ref.grid, (BACKGROUND, clean_label(expression)), codec=self.codec)
-        return question, mask_answer(sentence, text)
-
-
-def build_refer_records(
-    samples: Sequence[Sample],
+def records_of(
+    images: Iterable[AnnotatedImage],
+    settings: DrawSettings,
     *,
-    grid_hw: tuple[int, int],
-    rounds: int,
-    copies: int,
-    seed: int,
-    cell_policy: str,
-    codec: str,
-    image_folder: Path,
-) -> tuple[list[Record], BuildSummary]:
-    """Conversation records of referring expressions, vanished targets left out and counted.
+    copies: int = 1,
+    seed: int = 0,
+    classes: tuple[str, ...] = (),
+    summary: BuildSummary | None = None,
+) -> Iterator[Record]:
+    """Records of all images, image by image.
 
-    See `ReferRecordBuilder` for the settings. With cell_policy "keep_small" no target vanishes.
-    """
-    builder = ReferRecordBuilder(
-        grid_hw=grid_hw,
-        image_folder=image_folder,
-        rounds=rounds,
-        copies=copies,
-        seed=seed,
-        cell_policy=cell_policy,
-        codec=codec,
-    )
-    return builder.build(samples)
+    Copy c of the n-th anchor is what live drawing makes of the n-th anchor in epoch c.
 
+    Args:
+        images: annotated images of one dataset; read once, never held.
+        settings: of the draws.
+        copies: conversations of each anchor (an expression, a question, an object, a semantic image); every
+            draw differs between them. A conversation that is taken as it is comes once.
+        seed: of all draws.
+        classes: names that may be asked for although they are absent.
+        summary: is filled as the records come.
 
-def _group_by_ref(samples: Sequence[Sample]) -> dict[str, tuple[Sample, ...]]:
-    """Samples by their id without its last part, the sentence.
+    Returns:
+        Records with ids "target|copy"; semantic ones "dataset|image path|copy"; conversations keep theirs.
 
     Raises:
-        ValueError: two samples have the same id.
+        ValueError: there are fewer than one copy.
     """
-    groups: dict[str, list[Sample]] = {}
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.id in seen:
-            raise ValueError(f"sample id {sample.id} stands twice; give each sample once")
-        seen.add(sample.id)
-        groups.setdefault(sample.id.rpartition("|")[0], []).append(sample)
-    return {ref_id: tuple(group) for ref_id, group in groups.items()}
+    if copies < 1:
+        raise ValueError(f"copies {copies}: at least 1")
+    return _draw_all(images, settings, (seed, copies), classes, summary or BuildSummary(settings))
 
 
-def _relative(path: Path, folder: Path) -> str:
-    """Image path under the image folder, with forward slashes.
-
-    Raises:
-        ValueError: the image lies elsewhere.
-    """
-    try:
-        return path.relative_to(folder).as_posix()
-    except ValueError:
-        raise ValueError(
-            f"image {path} does not lie under the image folder {folder}; give a folder above it"
-        ) from None
+def _draw_all(
+    images: Iterable[AnnotatedImage],
+    settings: DrawSettings,
+    seed_copies: tuple[int, int],
+    classes: tuple[str, ...],
+    summary: BuildSummary,
+) -> Iterator[Record]:
+    """The records of `records_of`, drawn one by one."""
+    seed, copies = seed_copies
+    first_index = 0
+    total = len(images) if isinstance(images, Sized) else None
+    for image in tqdm(images, desc="records", unit="image", total=total, delay=_PROGRESS_AFTER_S):
+        summary.count_image(image)
+        starts = anchors(image)
+        before = summary.records
+        for copy in range(1 if image.family == CONVERSATION else copies):
+            for index, anchor in enumerate(starts, start=first_index):
+                why: Counter[str] = Counter()
+                rng = generator(seed, copy, index)
+                record = draw_record(image, anchor, settings, rng=rng, classes=classes, why=why)
+                if record is None:
+                    summary.left_out += why
+                    continue
+                summary.records += 1
+                summary.turns += len(record["conversations"]) // 2
+                as_it_is = image.family == CONVERSATION
+                yield record if as_it_is else {**record, "id": f"{record['id']}|{copy}"}
+        first_index += len(starts)
+        summary.images += summary.records > before

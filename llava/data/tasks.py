@@ -72,8 +72,7 @@ def draw_rounds(
         classes: names that may be asked for although they are absent; in part sets "part of the object".
 
     Returns:
-        The rounds, empty when there is nothing to teach; and what is wrong with the anchor in a few words,
-        also when it is taught all the same.
+        The rounds, empty when there is nothing to teach; and why that is, in a few words.
     """
     return _FAMILIES[view.image.family](view, anchor, rng, classes)
 
@@ -101,7 +100,7 @@ def _asked(view: View, anchor: int, rng: np.random.Generator, classes: tuple[str
         shuffled = (drawn[place] for place in rng.permutation(len(drawn)))
         unit = next(unit for unit in shuffled if _is_taught(view, _fault(view, unit)))
         rounds.append(_ask(view, unit, rng))
-    return rounds, fault
+    return rounds, ""
 
 
 def _fault(view: View, indices: Sequence[int]) -> str:

@@ -19,8 +19,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava.data.annotated import AnnotatedImage, collect
+from llava.data.draw import VANISHED_POLICIES, DrawSettings
+from llava.data.readers import DATASETS
 from llava.data.readers.refer import REFER_DATASETS, ReferSpec, parse_spec, read_refer
-from llava.data.records import VANISHED_POLICIES, ReferRecordBuilder, write_records
+from llava.data.records import BuildSummary, records_of, write_records
 from llava.settings import CELL_POLICIES, CODECS
 from llava.types import Sample
 
@@ -102,6 +105,16 @@ def read_splits(arguments: argparse.Namespace) -> list[Sample]:
     return kept
 
 
+def annotated_images(samples: Sequence[Sample], image_folder: Path) -> list[AnnotatedImage]:
+    """Samples by dataset and image."""
+    by_dataset: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_dataset.setdefault(sample.id.partition("|")[0], []).append(sample)
+    return [
+        image for name, group in by_dataset.items() for image in collect(group, DATASETS[name], image_folder)
+    ]
+
+
 def default_output(arguments: argparse.Namespace) -> Path:
     """Output file named by the settings that shape it."""
     rows, columns = arguments.grid
@@ -127,17 +140,16 @@ def main(
     image_folder = arguments.image_folder or arguments.root
     try:
         output = arguments.output or default_output(arguments)
-        builder = ReferRecordBuilder(
+        settings = DrawSettings(
             grid_hw=arguments.grid,
-            image_folder=image_folder,
             rounds=arguments.rounds,
-            copies=arguments.copies,
-            seed=arguments.seed,
             cell_policy=arguments.cell_policy,
             codec=arguments.codec,
             vanished=arguments.vanished,
         )
-        records, summary = builder.build(read_splits(arguments))
+        summary = BuildSummary(settings)
+        images = annotated_images(read_splits(arguments), image_folder)
+        records = records_of(images, settings, copies=arguments.copies, seed=arguments.seed, summary=summary)
         write_records(output, records)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
