@@ -13,12 +13,10 @@ from PIL import Image
 
 from llava.data.problems import Problems
 from llava.data.readers import DATASETS, read_dataset
-from llava.data.readers.pix2cap import plain_name
 from llava.data.readers.shapes import masks_by_value
 from llava.data.rle import decode_rle, encode_mask, rle_area
 
 WALL, DOG = 70_000, 513
-CATEGORIES = [{"id": 199, "name": "wall-other-merged"}, {"id": 18, "name": "dog"}]
 
 
 def ids():
@@ -50,7 +48,7 @@ def write(root, annotations):
     for number in (7, 8):
         Image.fromarray(as_colours(ids())).save(maps / f"{number:012d}.png")
         Image.new("RGB", (30, 20)).save(images / f"{number:012d}.jpg")
-    content = {"images": [], "annotations": annotations, "categories": CATEGORIES}
+    content = {"images": [], "annotations": annotations}
     (root / "pix2cap/pix2cap_coco_train.json").write_text(json.dumps(content))
     return root
 
@@ -82,7 +80,7 @@ def test_a_segment_without_a_caption_is_noted_and_costs_no_other(tmp_path, capti
 WRONG = {
     "record without its fields": {"image_id": 7},
     "segment without a pixel": annotation(segment(9, 18, "A cat.")),
-    "unknown class": annotation(segment(DOG, 19, "A cat.")),
+    "unknown class": annotation(segment(DOG, 999, "A cat.")),
     "missing panoptic map": annotation(GOOD, image_id=9),
 }
 
@@ -126,14 +124,6 @@ def test_every_value_of_a_map_has_its_mask_as_painting_it_would_give():
         assert sorted(masks) == np.unique(values).tolist()
         for value, mask in masks.items():
             assert mask == encode_mask(values == value)
-
-
-@pytest.mark.parametrize(
-    ("name", "plain"),
-    [("wall-other-merged", "wall"), ("door-stuff", "door"), ("floor-wood", "floor wood"), ("dog", "dog")],
-)
-def test_class_names_are_plain_words(name, plain):
-    assert plain_name(name) == plain
 
 
 def test_unknown_split_and_missing_file_say_what_to_do(tmp_path):

@@ -1,8 +1,7 @@
 """Pix2Cap-COCO: a caption for every panoptic segment of COCO 2017 images (arXiv 2501.13893).
 
-`pix2cap_coco_<split>.json` is a COCO panoptic file (`images`, `annotations`, `categories`) whose
-`segments_info` carry a `description`; the segments' pixels are those of COCO's own panoptic PNGs, id = red +
-256 green + 65536 blue.
+`pix2cap_coco_<split>.json` is a COCO panoptic file whose `segments_info` carry a `description`; the segments'
+pixels are those of COCO's own panoptic PNGs, id = red + 256 green + 65536 blue.
 
 Known from the authors' loader: file names, keys, and that captions of fewer than three characters are
 worthless (there they cost the whole training image, here their segment). Ours: a caption asks for its segment
@@ -21,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from llava.data.problems import Problems
+from llava.data.readers.classes import class_names
 from llava.data.readers.info import DatasetInfo
 from llava.data.readers.lookup import (
     DOWNLOAD_AGAIN,
@@ -43,6 +43,7 @@ SPLITS = ("train", "val")
 MIN_CAPTION = 3
 """Characters. Shorter captions say nothing (the authors' loader)."""
 
+_CLASSES = class_names("coco_panoptic")
 _KEYS = frozenset({"image_id", "file_name", "segments_info"})
 _SEGMENT_KEYS = frozenset({"id", "category_id", "description"})
 
@@ -50,7 +51,7 @@ _SEGMENT_KEYS = frozenset({"id", "category_id", "description"})
 def read_pix2cap(root: Path, split: str, problems: Problems) -> Iterator[Sample]:
     """One sample for each captioned segment, in the order of the file.
 
-    `question` is the caption, `expression` the plain class name, `image_id` COCO's.
+    `question` is the caption, `expression` the class name of COCO Panoptic, `image_id` COCO's.
 
     Raises:
         ValueError: unknown split, a damaged file, or a wrong record that `problems` does not admit.
@@ -58,8 +59,7 @@ def read_pix2cap(root: Path, split: str, problems: Problems) -> Iterator[Sample]
     """
     check_split(split, SPLITS, NAME)
     path = find_path(root, _files(split))
-    content = require(load_json(path), frozenset({"annotations", "categories"}), str(path))
-    names = {category["id"]: plain_name(category["name"]) for category in content["categories"]}
+    content = require(load_json(path), frozenset({"annotations"}), str(path))
     maps = find_path(root, _maps(split))
     pictures = Pictures(root, coco_folders(f"{split}2017"))
     records = content["annotations"]
@@ -79,29 +79,18 @@ def read_pix2cap(root: Path, split: str, problems: Problems) -> Iterator[Sample]
         picture = pictures.check(name, size_hw, problems=problems, place=place) if size_hw else None
         if ids is None or picture is None:
             continue
-        for segment, mask in _segments(record, ids, names, problems, place):
+        for segment, mask in _segments(record, ids, problems, place):
             yield Sample(
                 id=f"{NAME}|{split}|{record['image_id']}.{segment['id']}|0",
                 image_path=picture[0],
                 image_id=int(record["image_id"]),
                 size_hw=picture[1],
-                expression=names[segment["category_id"]],
+                expression=_CLASSES[segment["category_id"]].name,
                 mask=mask,
                 boxes_xyxy=(rle_box_xyxy(mask),),
+                synonyms=_CLASSES[segment["category_id"]].synonyms,
                 question=" ".join(segment["description"].split()),
             )
-
-
-def plain_name(name: str) -> str:
-    """Class name of COCO panoptic in plain words.
-
-    Example:
-        >>> plain_name("wall-other-merged"), plain_name("window-blind"), plain_name("floor-wood")
-        ('wall', 'window blind', 'floor wood')
-    """
-    for ending in ("-merged", "-other", "-stuff"):
-        name = name.removesuffix(ending)
-    return name.replace("-", " ")
 
 
 def _files(split: str) -> list[str]:
@@ -134,7 +123,7 @@ def _read_map(path: Path, problems: Problems, place: str) -> IntArray | None:
 
 
 def _segments(
-    record: Mapping[str, Any], ids: IntArray, names: Mapping[int, str], problems: Problems, place: str
+    record: Mapping[str, Any], ids: IntArray, problems: Problems, place: str
 ) -> list[tuple[dict[str, Any], Rle]]:
     """Captioned segments of an image with their masks."""
     masks = masks_by_value(ids)
@@ -145,8 +134,8 @@ def _segments(
             continue
         if segment["id"] not in masks:
             problems.report("segment without a pixel", where, f"the map has no pixel of id {segment['id']}")
-        elif segment["category_id"] not in names:
-            problems.report("unknown class", where, f"category {segment['category_id']} is not in the file")
+        elif segment["category_id"] not in _CLASSES:
+            problems.report("unknown class", where, f"COCO Panoptic has no class {segment['category_id']}")
         elif len(str(segment["description"] or "").strip()) < MIN_CAPTION:
             problems.note("segments without a caption", where)
         else:
