@@ -169,7 +169,7 @@ def test_everything_wrong_is_counted_by_its_kind_and_the_rest_is_read(tmp_path):
     assert [sample.id for sample in samples] == ["ade20k|train|a.1|0", "ade20k|train|f.1|0"]
     assert dict(problems.counts) == {
         "image of another size": 1,
-        "label map without numbers": 1,
+        "label map of another mode": 1,
         "damaged label map": 1,
         "missing image": 1,
         "unknown label value": 1,
@@ -183,7 +183,7 @@ def test_everything_wrong_is_counted_by_its_kind_and_the_rest_is_read(tmp_path):
             "b",
             r"b\.png: the annotation states \(height, width\) \(10, 12\), the file .*b\.jpg has \(12, 10\)",
         ),
-        ("c", r"c\.png: the image has mode RGB, a label map one of P, L, I"),
+        ("c", r"c\.png: the image has mode RGB, needed one of P, L, I"),
         ("d", r"d\.png: cannot be read"),
         ("e", r"e\.png: image .*e\.jpg is missing or empty"),
         ("f", r"f\.png: the map has pixels of value 151; the classes of ade20k are 1 to 150"),

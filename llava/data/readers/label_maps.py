@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,10 @@ class MapSource:
             ignored = [masks.pop(value) for value in self.unlabelled if value in masks]
             if not masks:
                 problems.note("maps without a class", str(path))
-            yield from self._samples(
+            yield from class_samples(
                 f"{self.name}|{split}|{stem}",
                 masks,
+                self.classes,
                 image=(picture[0], int(stem) if stem.isdecimal() else number),
                 ignore=merge_rles(ignored, size_hw) if ignored else None,
             )
@@ -148,23 +149,37 @@ class MapSource:
                 )
         return masks
 
-    def _samples(
-        self, place: str, masks: Mapping[int, Rle], *, image: tuple[Path, int], ignore: Rle | None
-    ) -> Iterator[Sample]:
-        """Samples of one image, in the order of the class numbers."""
-        for value in sorted(masks):
-            names, mask = self.classes[value], masks[value]
-            yield Sample(
-                id=f"{place}.{value}|0",
-                image_path=image[0],
-                image_id=image[1],
-                size_hw=(mask["size"][0], mask["size"][1]),
-                expression=names.name,
-                mask=mask,
-                boxes_xyxy=(rle_box_xyxy(mask),),
-                synonyms=names.synonyms,
-                ignore=ignore,
-            )
+
+def class_samples(
+    place: str,
+    masks: Mapping[int, Rle],
+    classes: Mapping[int, ClassName],
+    *,
+    image: tuple[Path, int],
+    ignore: Rle | None,
+) -> Iterator[Sample]:
+    """One sample for each class of one image, in the order of the class numbers.
+
+    Args:
+        place: "name|split|image", first part of the ids.
+        masks: mask of each class by its number.
+        classes: names by number.
+        image: path and id of the image.
+        ignore: pixels that belong to no decision, None where there are none.
+    """
+    for number in sorted(masks):
+        mask = masks[number]
+        yield Sample(
+            id=f"{place}.{number}|0",
+            image_path=image[0],
+            image_id=image[1],
+            size_hw=(mask["size"][0], mask["size"][1]),
+            expression=classes[number].name,
+            mask=mask,
+            boxes_xyxy=(rle_box_xyxy(mask),),
+            synonyms=classes[number].synonyms,
+            ignore=ignore,
+        )
 
 
 def read_label_map(path: Path, problems: Problems) -> LabelMap | None:
@@ -172,21 +187,37 @@ def read_label_map(path: Path, problems: Problems) -> LabelMap | None:
 
     A conversion would turn the numbers of a palette image into brightness, and cut 16-bit numbers.
     """
+    return _read_pixels(path, MAP_MODES, problems, "take the map of numbers, not a coloured picture of it")
+
+
+def read_segment_map(path: Path, problems: Problems) -> LabelMap | None:
+    """Segment ids, int64 (H, W), of a COCO panoptic PNG; None after a report when there are none to read.
+
+    A colour holds an id: red + 256 green + 65536 blue.
+    """
+    colours = _read_pixels(path, ("RGB",), problems, "take the panoptic PNG as published")
+    if colours is None:
+        return None
+    return colours.astype(np.int64) @ np.array([1, 256, 65536], dtype=np.int64)
+
+
+def _read_pixels(path: Path, modes: Sequence[str], problems: Problems, remedy: str) -> LabelMap | None:
+    """Stored pixels of an image in one of some modes, None after a report."""
     if not is_filled_file(path):
         problems.report("missing label map", str(path), f"the file is missing or empty - {HELP}")
         return None
     try:
         with Image.open(path) as picture:
-            mode, values = picture.mode, np.asarray(picture)
+            mode, pixels = picture.mode, np.asarray(picture)
     except (UnidentifiedImageError, OSError) as error:
         problems.report("damaged label map", str(path), f"cannot be read ({error}); {DOWNLOAD_AGAIN}")
         return None
-    if mode not in MAP_MODES:
+    if mode not in modes:
+        known = ", ".join(modes)
         problems.report(
-            "label map without numbers",
+            "label map of another mode",
             str(path),
-            f"the image has mode {mode}, a label map one of {', '.join(MAP_MODES)}; "
-            "take the map of numbers, not a coloured picture of it",
+            f"the image has mode {mode}, needed one of {known}; {remedy}",
         )
         return None
-    return values
+    return pixels
