@@ -3,7 +3,8 @@
 A record is a JSON object with `id`, `conversations` (turns {"from": "human" | "gpt", "value": text}, in turn)
 and, where there is an image, its path under the image folder as `image`. Records that teach a mask also carry
 `height` and `width`: the sides of the label GRID in cells, not of the image in pixels (Text4Seg,
-arXiv 2410.09855).
+arXiv 2410.09855). Such a record may show a part of its image, `crop_size` [left, top, right, bottom] in
+pixels (Text4Seg), and mirror what it shows left to right, `flip` true (ours).
 """
 
 from __future__ import annotations
@@ -54,6 +55,18 @@ def _field_problems(record: Record) -> Iterator[str]:
     sides = [record.get("height"), record.get("width")]
     if sides != [None, None] and not all(type(side) is int and side >= 1 for side in sides):
         yield f"height {sides[0]!r} and width {sides[1]!r}: both grid sides of at least 1, or neither"
+    if "crop_size" in record and not _is_crop(record["crop_size"]):
+        yield f"crop_size {record['crop_size']!r} must be [left, top, right, bottom] in pixels of the image"
+    if not isinstance(record.get("flip", False), bool):
+        yield f"flip {record['flip']!r} must be true or false"
+
+
+def _is_crop(crop: object) -> bool:
+    """Whether this is a part of an image with at least one pixel."""
+    if not isinstance(crop, list) or len(crop) != 4 or any(type(side) is not int for side in crop):
+        return False
+    left, top, right, bottom = crop
+    return 0 <= left < right and 0 <= top < bottom
 
 
 def _turn_problems(turns: object, has_image: bool) -> Iterator[str]:
