@@ -11,7 +11,13 @@ from annotated_images import RIGHT, SMALL, answers, image, questions, rectangle,
 from llava.codec import mask_to_grid, read_answer
 from llava.data.annotated import anchors, collect
 from llava.data.draw import CROP_SIDES, DrawSettings, draw_record, generator
+from llava.data.problems import Problems
+from llava.data.readers.panoptic import INFOS as PANOPTIC
+from llava.data.readers.panoptic import read_panoptic
+from llava.data.readers.refer import INFOS as REFER
+from llava.data.readers.refer import read_refer
 from llava.data.record_files import check_record
+from llava.data.records import BuildSummary, records_of
 from llava.data.rle import decode_rle, encode_mask
 
 
@@ -182,14 +188,11 @@ def test_wrong_settings_are_reported_together():
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif("TEXT4SEG_REAL_DATA" not in os.environ, reason="TEXT4SEG_REAL_DATA is not set")
 @pytest.mark.parametrize("spec", ["refcoco|val", "refcoco+|testB", "refcocog|val"])
 def test_mirrored_records_of_real_refcoco_describe_the_mirrored_masks(spec):
-    from llava.data.readers import DATASETS
-    from llava.data.readers.refer import read_refer
-
     root = Path(os.environ["TEXT4SEG_REAL_DATA"]) / "refcoco_mini"
-    images = list(collect(read_refer(root, spec), DATASETS[spec.partition("|")[0]], root))
+    (info,) = [info for info in REFER if info.name == spec.partition("|")[0]]
+    images = list(collect(read_refer(root, spec), info, root))
     mirrored = 0
     for drawn in images:
         for anchor in anchors(drawn):
@@ -200,3 +203,39 @@ def test_mirrored_records_of_real_refcoco_describe_the_mirrored_masks(spec):
             truth = mask_to_grid(mask, (16, 16), policy="keep_small").astype(bool)
             assert np.array_equal(cells(answers(record)[0], (16, 16)), truth)
     assert mirrored > 5
+
+
+@pytest.mark.real_data
+def test_classes_drawn_from_real_coco_images_describe_the_painted_map(tmp_path):
+    base = Path(os.environ["TEXT4SEG_REAL_DATA"]) / "coco128_mini"
+    (tmp_path / "coco/annotations").mkdir(parents=True)
+    for place, source in (
+        ("train2017", "images"),
+        ("annotations/panoptic_train2017", "panoptic"),
+        ("annotations/panoptic_train2017.json", "panoptic.json"),
+    ):
+        (tmp_path / "coco" / place).symlink_to(base / source)
+    (info,) = PANOPTIC
+    images = list(collect(read_panoptic(tmp_path, "train", Problems()), info, tmp_path))
+    assert len(images) == 29
+    settings = DrawSettings((32, 32), crop=0.5, flip=0.5, synonyms=0.0)
+    summary = BuildSummary(settings)
+    by_path = {drawn.image: drawn for drawn in images}
+    met = Counter()
+    for record in records_of(images, settings, copies=4, classes=info.classes, summary=summary):
+        check_record(record, "drawn")
+        drawn = by_path[record["image"]]
+        left, top, right, bottom = record.get("crop_size", (0, 0, *drawn.size_hw[::-1]))
+        met.update(key for key in ("crop_size", "flip") if key in record)
+        for answer in answers(record):
+            read = read_answer(answer, (32, 32))
+            assert not read.faults
+            for place, label in enumerate(read.blocks[0].labels[1:], start=1):
+                (mask,) = [decode_rle(found.mask) for found in drawn.targets if label in found.names]
+                part = mask[top:bottom, left:right]
+                part = part[:, ::-1] if record.get("flip") else part
+                shown = read.blocks[0].grid == place
+                assert np.array_equal(shown, mask_to_grid(part, (32, 32)).astype(bool))
+                met["labels"] += 1
+    assert met["crop_size"] > 20 and met["flip"] > 10 and met["labels"] > 200
+    assert summary.records + summary.left_out.total() == 4 * 29

@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llava.data.readers.info import DatasetInfo
 from llava.data.rle import merge_rles
 from llava.types import Rle, Sample
+
+if TYPE_CHECKING:
+    from llava.data.readers.info import DatasetInfo
 
 CONVERSATION = "conversation"
 """Family of records that are taken as they are, beside the families of `llava.data.readers.info`."""
@@ -90,6 +93,11 @@ def unit_name(target: Target, family: str) -> str:
 def object_name(target: Target) -> str:
     """Object that a part belongs to, or the name of the whole object itself."""
     return target.part_of or target.names[0]
+
+
+def part_phrase(part: str, name: str) -> str:
+    """Part with its object, as class lists of part sets have it: "handle of the mug"."""
+    return f"{part} of the {name}"
 
 
 def collect(samples: Iterable[Sample], info: DatasetInfo, image_folder: Path) -> Iterator[AnnotatedImage]:

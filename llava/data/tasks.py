@@ -19,7 +19,7 @@ import numpy as np
 
 from llava.codec import clean_label, mask_answer
 from llava.constants import BACKGROUND
-from llava.data.annotated import CONVERSATION, object_name, unit_name
+from llava.data.annotated import CONVERSATION, object_name, part_phrase, unit_name
 from llava.data.mirror import mirror_words
 from llava.data.questions import fill, normalise_expression
 from llava.data.view import VANISHED, WITHOUT_PIXEL, View, can_flip, pick, words_of
@@ -289,11 +289,6 @@ def _phrases(view: View, name: str, parts: Sequence[int], rng: np.random.Generat
         (part_phrase(part, name) if rng.random() < PART_FIRST else f"{name} {part}", index)
         for part, index in _some_parts(view, parts, MOST_PHRASES, rng)
     ]
-
-
-def part_phrase(part: str, name: str) -> str:
-    """Part with its object, as class lists of part sets have it: "handle of the mug"."""
-    return f"{part} of the {name}"
 
 
 def _absent_parts(view: View, name: str, classes: tuple[str, ...]) -> list[str]:
