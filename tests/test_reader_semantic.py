@@ -4,6 +4,7 @@ The real-data test takes COCO's own panoptic classes as a label map.
 """
 
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 from PIL import Image
 
 from llava.data.problems import Problems
-from llava.data.readers.classes import class_names
 from llava.data.readers.label_maps import MapSource, MapSplit
 from llava.data.readers.semantic import INFOS, SOURCES
 from llava.data.rle import decode_rle
@@ -226,11 +226,16 @@ def test_no_value_means_two_things(source):
     assert INFO[source.name].classes == tuple(names.name for names in source.classes.values())
 
 
+@pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
+def test_table_entries_can_be_sent_to_other_processes(info):
+    assert pickle.loads(pickle.dumps(info)) == info
+
+
 @pytest.mark.real_data
 def test_classes_of_real_coco_images_cover_every_pixel_once():
     base = Path(os.environ["TEXT4SEG_REAL_DATA"]) / "coco128_mini"
     split = MapSplit(("semantic_130",), ("images",))
-    source = MapSource("own", class_names("coco_panoptic"), {"all": split}, frozenset({0}))
+    source = MapSource("own", "coco_panoptic", {"all": split}, frozenset({0}))
     samples = list(source.read(base, "all", Problems()))
     by_image = {}
     for sample in samples:

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from llava.data.problems import Problems
-from llava.data.readers.classes import ClassName
+from llava.data.readers.classes import ClassName, class_names
 from llava.data.readers.lookup import (
     DOWNLOAD_AGAIN,
     HELP,
@@ -56,7 +56,7 @@ class MapSource:
 
     Attributes:
         name: of the dataset.
-        classes: names by value.
+        class_list: what `llava.data.readers.classes.class_names` knows the classes by.
         splits: by name.
         unlabelled: values of pixels that belong to no decision.
         background: values that are none of the classes, and known to be none.
@@ -67,13 +67,18 @@ class MapSource:
     """
 
     name: str
-    classes: Mapping[int, ClassName]
+    class_list: str
     splits: Mapping[str, MapSplit]
     unlabelled: frozenset[int] = frozenset({255})
     background: frozenset[int] = frozenset()
     map_suffix: str = ".png"
     image_suffix: str = ".jpg"
     rank_ending: str = ""
+
+    @property
+    def classes(self) -> Mapping[int, ClassName]:
+        """Names by value."""
+        return class_names(self.class_list)
 
     def read(self, root: Path, split: str, problems: Problems) -> Iterator[Sample]:
         """One sample for each class in each image, images in the order of their names or of the listing.

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llava.data.readers.classes import class_names
 from llava.data.readers.info import DatasetInfo
 from llava.data.readers.label_maps import MapSource, MapSplit
 from llava.data.readers.lookup import coco_folders
@@ -81,25 +80,25 @@ _CONTEXT = {
 }
 
 SOURCES = (
-    MapSource("cocostuff", class_names("coco_stuff"), _COCO, rank_ending="_labelTrainIds"),
+    MapSource("cocostuff", "coco_stuff", _COCO, rank_ending="_labelTrainIds"),
     MapSource(
         "ade20k",
-        class_names("ade20k150"),
+        "ade20k150",
         {split: _ade20k(part) for split, part in _DIRECTORIES.items()},
         unlabelled=frozenset({0, 255}),
     ),
     MapSource(
         "ade20k847",
-        class_names("ade20k847"),
+        "ade20k847",
         {split: _ade20k_full(part) for split, part in _DIRECTORIES.items()},
         unlabelled=frozenset({65535}),
         map_suffix=".tif",
     ),
-    MapSource("voc20", class_names("voc20"), _VOC, background=frozenset({0})),
-    MapSource("pc59", class_names("pascal_context59"), _CONTEXT, background=frozenset({0})),
+    MapSource("voc20", "voc20", _VOC, background=frozenset({0})),
+    MapSource("pc59", "pascal_context59", _CONTEXT, background=frozenset({0})),
     MapSource(
         "mapillary",
-        class_names("mapillary_v2"),
+        "mapillary_v2",
         {split: _mapillary(part) for split, part in _DIRECTORIES.items()},
         unlabelled=frozenset({123, 255}),
     ),
