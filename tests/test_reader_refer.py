@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 from refer_folder import SIZE_HW, SQUARE, annotation, ref, write_dataset
 
+from llava.data import readers
 from llava.data.problems import Problems
 from llava.data.readers import DATASETS, read_dataset
+from llava.data.readers.info import FAMILIES
 from llava.data.rle import decode_rle, empty_rle, encode_mask
 
 GOOD = ref(1, 5, ["dog"])
@@ -170,10 +172,26 @@ def test_missing_files_say_what_to_do(tmp_path):
 
 
 def test_every_entry_of_the_table_is_complete():
-    assert len(DATASETS) >= 8
+    assert len(DATASETS) >= 20
+    assert {info.family for info in DATASETS.values()} == set(FAMILIES)
     for name, info in DATASETS.items():
         assert info.name == name
         assert info.splits and info.needs and info.page, name
+        assert bool(info.classes) == (info.family == "semantic"), name
+
+
+def test_no_dataset_hides_another_of_the_same_name():
+    entries = [info.name for module in readers._MODULES for info in module.INFOS]
+    assert sorted(entries) == sorted(DATASETS)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_dataset_lists_its_splits_and_says_what_is_missing(tmp_path, name):
+    with pytest.raises(ValueError, match=r"unknown split 'nowhere'.* known: "):
+        list(read_dataset(tmp_path, f"{name}|nowhere", Problems()))
+    for split in DATASETS[name].splits:
+        with pytest.raises(FileNotFoundError, match=r"check_data\.py"):
+            list(read_dataset(tmp_path, f"{name}|{split}", Problems("skip")))
 
 
 def test_a_pickle_and_its_json_form_read_the_same(tmp_path):

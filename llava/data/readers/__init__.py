@@ -6,13 +6,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llava.data.problems import Problems
-from llava.data.readers import dcube, earthreason, muse, pix2cap, reasonseg, refer, semantic
+from llava.data.readers import (
+    dcube,
+    earthreason,
+    muse,
+    panoptic,
+    parts,
+    pix2cap,
+    reasonseg,
+    refer,
+    semantic,
+)
 from llava.data.readers.info import DatasetInfo
 from llava.types import Sample
 
 __all__ = ["DATASETS", "read_dataset"]
 
-_MODULES = (refer, reasonseg, muse, earthreason, pix2cap, dcube, semantic)
+_MODULES = (refer, reasonseg, muse, earthreason, pix2cap, dcube, semantic, parts, panoptic)
 
 DATASETS: Mapping[str, DatasetInfo] = {info.name: info for module in _MODULES for info in module.INFOS}
 """All datasets by name."""
