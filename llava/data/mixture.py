@@ -45,6 +45,10 @@ class MixtureDataset:
         self.why: Counter[str] = Counter()
         self._settings = [portion.settings(settings) for portion in mixture.portions]
         self._ends = np.cumsum([portion.count for portion in mixture.portions])
+        self._strides = [
+            _stride(len(portion.source), np.random.default_rng([self.seed, number]))
+            for number, portion in enumerate(mixture.portions)
+        ]
         for portion in mixture.portions:
             _check_grid(portion, settings.grid_hw)
 
@@ -130,7 +134,7 @@ class MixtureDataset:
         size = len(portion.source)
         whole = portion.count // size * size
         rest = portion.count - whole
-        step, start = _stride(size, np.random.default_rng([self.seed, number]))
+        step, start = self._strides[number]
         spread = (start + step * ((places - whole + epoch * rest) % size)) % size
         return np.where(places < whole, places % size, spread)
 

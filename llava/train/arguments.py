@@ -15,6 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
 from llava.data.prompt import PROMPTS
+from llava.data.store import is_store
 from llava.model.weights import ATTENTIONS
 from llava.settings import CELL_POLICIES, CODECS, INTERPOLATIONS, UPSAMPLING
 
@@ -58,11 +59,11 @@ class DataArguments:
 
     data_path: list[str] = field(
         default_factory=list,
-        metadata={"help": "one or several files of conversation records (json or jsonl)"},
+        metadata={"help": "a mixture file (yaml), or any number of record files (json, jsonl) and stores"},
     )
     image_folder: str = option("", "folder that the records' image paths start from")
     model_max_length: int | None = option(None, "longest sample in tokens; default 3072 or what the base can")
-    long_samples: str = option("error", "longer samples: error stops before training, skip leaves them out")
+    long_samples: str = option("error", "longer samples: error stops, skip takes others or leaves them out")
     group_by_modality_length: bool = option(True, "batches of samples of similar length")
     dataloader_num_workers: int = option(4, "processes that read images; 0 reads in the training process")
 
@@ -196,8 +197,14 @@ def _model_problems(model: ModelArguments) -> list[str]:
 def _data_problems(data: DataArguments) -> list[str]:
     problems = []
     if not data.data_path:
-        problems.append("--data_path is missing: give one or several record files of create_refcoco.py")
-    problems += [f"--data_path {path} not found" for path in data.data_path if not Path(path).is_file()]
+        problems.append("--data_path is missing: give record files, stores or a mixture file")
+    for path in map(Path, data.data_path):
+        if path.is_dir() and not is_store(path):
+            problems.append(
+                f"--data_path {path} is a folder and no store; give a record file, a mixture or a store"
+            )
+        elif not path.exists():
+            problems.append(f"--data_path {path} not found")
     if not data.image_folder:
         problems.append("--image_folder is missing: give the folder that the records' image paths start from")
     elif not Path(data.image_folder).is_dir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def load_records(paths: Sequence[str], *, image_folder: Path, settings: Segmenta
     for path in paths:
         found = read_records(Path(path))
         _check_grid(path, found, settings)
-        _check_answers(path, found, settings)
+        check_answers(path, found[:: max(1, len(found) // ANSWERS_DECODED)], settings)
         records += found
     _check_images(records, image_folder)
     return records
@@ -63,9 +63,9 @@ def _check_grid(path: str, records: Sequence[Record], settings: SegmentationSett
         )
 
 
-def _check_answers(path: str, records: Sequence[Record], settings: SegmentationSettings) -> None:
-    """Decode some answers, so that a wrong codec shows before training."""
-    for record in records[:: max(1, len(records) // ANSWERS_DECODED)]:
+def check_answers(path: str, records: Sequence[Record], settings: SegmentationSettings) -> None:
+    """Decode the answers of some records, so that a wrong codec shows before training."""
+    for record in records:
         for _, answer in rounds_of(record):
             if SEG_OPEN not in answer:
                 continue
@@ -79,11 +79,23 @@ def _check_answers(path: str, records: Sequence[Record], settings: SegmentationS
 
 def _check_images(records: Sequence[Record], image_folder: Path) -> None:
     """Every image file that a record names exists."""
-    names = dict.fromkeys(record["image"] for record in records if "image" in record)
-    missing = [name for name in names if not (image_folder / name).is_file()]
+    check_image_files(dict.fromkeys(record["image"] for record in records if "image" in record), image_folder)
+
+
+def check_image_files(names: Iterable[str], image_folder: Path) -> None:
+    """Every image file is there.
+
+    Raises:
+        FileNotFoundError: some are missing; the message counts them and names the first.
+    """
+    count, missing = 0, []
+    for name in names:
+        count += 1
+        if not (image_folder / name).is_file():
+            missing.append(name)
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(names)} images not found, first {image_folder / missing[0]}; "
+            f"{len(missing)} of {count} images not found, first {image_folder / missing[0]}; "
             "--image_folder is the folder that the records' image paths start from"
         )
 
@@ -150,8 +162,8 @@ def fit_records(records: Sequence[Record], lengths: Sequence[int], limit: int, *
 class ConversationDataset(Dataset[dict[str, torch.Tensor]]):
     """Features of one record at a time: input_ids int64 (n,), labels int64 (n,), pixel_values (1, 3, S, S).
 
-    Records without an image have no pixel_values. Images of records without a mask are squashed like the
-    others, as inference does it; Text4Seg pads those.
+    An index may go on counting through the epochs. Records without an image have no pixel_values. Images of
+    records without a mask are squashed like the others, as inference does it; Text4Seg pads those.
 
     Args:
         records: checked conversation records.
@@ -177,21 +189,40 @@ class ConversationDataset(Dataset[dict[str, torch.Tensor]]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        record = self.records[index]
-        ids, labels = tokenize(render(self.settings.prompt, rounds_of(record)), self.processor)
-        features = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
-        if "image" in record:
-            image = open_image(self.image_folder / record["image"], crop=record.get("crop_size"))
-            features["pixel_values"] = pixel_values([image], self.processor, self.settings)
-        return features
+        record = self.records[index % len(self.records)]
+        return text_features(record, self.processor, self.settings) | image_features(
+            record, self.image_folder, self.processor, self.settings
+        )
 
 
-def open_image(path: Path, *, crop: Sequence[int] | None = None) -> Image.Image:
+def text_features(record: Record, processor: Any, settings: SegmentationSettings) -> dict[str, torch.Tensor]:  # noqa: ANN401
+    """input_ids int64 (n,) and labels int64 (n,) of a record."""
+    ids, labels = tokenize(render(settings.prompt, rounds_of(record)), processor)
+    return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+
+
+def image_features(
+    record: Record,
+    image_folder: Path,
+    processor: Any,  # noqa: ANN401
+    settings: SegmentationSettings,
+) -> dict[str, torch.Tensor]:
+    """pixel_values float32 (1, 3, S, S) of a record; nothing where it shows no image."""
+    if "image" not in record:
+        return {}
+    image = open_image(
+        image_folder / record["image"], crop=record.get("crop_size"), flip=record.get("flip", False)
+    )
+    return {"pixel_values": pixel_values([image], processor, settings)}
+
+
+def open_image(path: Path, *, crop: Sequence[int] | None = None, flip: bool = False) -> Image.Image:
     """RGB image in the orientation in which its file stores the pixels, where the masks lie.
 
     Args:
         path: image file.
         crop: (left, top, right, bottom) in pixels to cut out, as Text4Seg's semantic records give it.
+        flip: mirror left to right what is left of it.
 
     Raises:
         ValueError: the file is no image, or is cut short.
@@ -201,7 +232,9 @@ def open_image(path: Path, *, crop: Sequence[int] | None = None) -> Image.Image:
             rgb = image.convert("RGB")
     except (OSError, SyntaxError) as error:
         raise ValueError(f"image {path} cannot be read ({error}); fetch the file again") from error
-    return rgb.crop(tuple(crop)) if crop else rgb  # type: ignore[arg-type]
+    if crop:
+        rgb = rgb.crop(tuple(crop))  # type: ignore[arg-type]
+    return rgb.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else rgb
 
 
 @dataclass(frozen=True)

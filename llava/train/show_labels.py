@@ -2,6 +2,7 @@
 
     python -m llava.train.show_labels --model_name_or_path BASE --data_path train.json --image_folder DIR
 
+--data_path takes what the training takes; records of a store or a mixture are those of the first epoch.
 No weights are read. Image tokens are shown once with their number.
 """
 
@@ -15,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN
+from llava.data.mixture_file import is_mixture
 from llava.data.prompt import PROMPTS, render
 from llava.data.records import Record
 from llava.data.tokens import tokenize
 from llava.model.checkpoint import load_processor
+from llava.settings import SegmentationSettings
 from llava.train.arguments import ModelArguments
+from llava.train.data import open_draws
 from llava.train.dataset import load_records, open_image, rounds_of
 from llava.train.resolve import read_base, resolve
 
@@ -51,7 +55,22 @@ def _image_line(record: Record, folder: Path) -> str:
     if "image" not in record:
         return "without image"
     image = open_image(folder / record["image"])
-    return f"{record['image']}  {image.width}x{image.height} pixels"
+    shown = f"{record['image']}  {image.width}x{image.height} pixels"
+    shown += f", cropped to {record['crop_size']}" if record.get("crop_size") else ""
+    return shown + (", mirrored" if record.get("flip") else "")
+
+
+def _choose(given: argparse.Namespace, settings: SegmentationSettings) -> list[Record]:
+    """Some records of the data paths, drawn by the seed."""
+    folder, draw = Path(given.image_folder), random.Random(given.seed)
+    if any(is_mixture(path) for path in given.data_path):
+        draws = open_draws(given.data_path, image_folder=folder, settings=settings, seed=given.seed)
+        print(draws.mixture.table(), end="\n\n")
+        return [
+            draws.record(0, index) for index in draw.sample(range(len(draws)), min(given.count, len(draws)))
+        ]
+    records = load_records(given.data_path, image_folder=folder, settings=settings)
+    return draw.sample(records, min(given.count, len(records)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model_name_or_path", required=True, help="checkpoint whose tokenizer is used")
-    parser.add_argument("--data_path", required=True, nargs="+", help="record files")
+    parser.add_argument(
+        "--data_path", required=True, nargs="+", help="record files, stores, or a mixture file"
+    )
     parser.add_argument("--image_folder", required=True, help="folder that their image paths start from")
     parser.add_argument("--version", choices=list(PROMPTS), help="prompt; default: the checkpoint's")
     parser.add_argument("--grid", help="label grid, 16 or 12x16; default: the checkpoint's")
@@ -73,15 +94,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     try:
         settings = resolve(model, read_base(given.model_name_or_path)).settings
-        folder = Path(given.image_folder)
-        records = load_records(given.data_path, image_folder=folder, settings=settings)
+        records = _choose(given, settings)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     processor = load_processor(given.model_name_or_path)
-    for record in random.Random(given.seed).sample(records, min(given.count, len(records))):
+    for record in records:
         ids, labels = tokenize(render(settings.prompt, rounds_of(record)), processor)
         supervised = sum(label != IGNORE_INDEX for label in labels)
-        print(f"record {record['id']}  {_image_line(record, folder)}")
+        print(f"record {record['id']}  {_image_line(record, Path(given.image_folder))}")
         print(coloured(ids, labels, processor))
         print(f"{supervised} of {len(ids)} tokens supervised\n")
 

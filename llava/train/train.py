@@ -7,6 +7,9 @@ r"""Fine-tune a LLaVA on conversation records whose answers are masks written as
 Flags have LLaVA's names (--help lists them); scripts/v1_5/finetune_lora.sh gives the published values.
 OUT holds the adapter, `projector.safetensors`, the processor, `segmentation.json` and `training.json`. A run
 that was killed goes on with the same command and --resume, and ends with the weights of an unbroken run.
+
+--data_path takes record files, or a mixture file (scripts/v1_5/mixtures/*.yaml), or stores of the builders;
+records of a store are drawn anew in every epoch, with the grid and the codec of the checkpoint.
 """
 
 from __future__ import annotations
@@ -31,14 +34,8 @@ from llava.files import write_text_atomic
 from llava.model.checkpoint import load_base, load_processor
 from llava.settings import SegmentationSettings
 from llava.train.arguments import Arguments, parse, run_on_cpu, training_arguments
-from llava.train.dataset import (
-    Collator,
-    ConversationDataset,
-    Fitted,
-    fit_records,
-    load_records,
-    token_lengths,
-)
+from llava.train.data import TrainingData, load_data
+from llava.train.dataset import Collator
 from llava.train.lora import add_lora, count_parameters, train_language_model
 from llava.train.resolve import Resolved, read_base, resolve
 from llava.train.trainer import MaskTextTrainer, last_whole_checkpoint
@@ -57,24 +54,20 @@ class Plan:
         arguments: what was asked for.
         resolved: settings of the checkpoint to come.
         processor: the base's.
-        fitted: records to train on, with their lengths.
+        data: samples to train on, with their lengths.
         checkpoint: where to go on; None starts from the base.
     """
 
     arguments: Arguments
     resolved: Resolved
     processor: Any
-    fitted: Fitted
+    data: TrainingData
     checkpoint: Path | None
 
     def facts(self) -> dict[str, Any]:
         """What must be the same when the run is resumed."""
         flags = {f"--{name}": value for name, value in self.arguments.fixed().items()}
-        return flags | {
-            "number of records": len(self.fitted.records),
-            "number of tokens": sum(self.fitted.lengths),
-            "number of processes": int(os.environ.get("WORLD_SIZE", "1")),
-        }
+        return flags | self.data.facts | {"number of processes": int(os.environ.get("WORLD_SIZE", "1"))}
 
 
 def prepare(argv: Sequence[str]) -> Plan:
@@ -90,18 +83,9 @@ def prepare(argv: Sequence[str]) -> Plan:
     log.info("settings of %s:\n%s", arguments.model.model_name_or_path, resolved.table())
     checkpoint = _place_to_resume(Path(run.output_dir), run.resume)
     processor = load_processor(arguments.model.model_name_or_path)
-    records = load_records(data.data_path, image_folder=Path(data.image_folder), settings=resolved.settings)
-    lengths = token_lengths(records, processor, resolved.settings)
-    fitted = fit_records(records, lengths, resolved.max_length, policy=data.long_samples)
-    log.info(
-        "%d records, %d to %d tokens; %d longer than %d left out",
-        len(fitted.records),
-        min(fitted.lengths),
-        max(fitted.lengths),
-        fitted.skipped,
-        resolved.max_length,
-    )
-    plan = Plan(arguments, resolved, processor, fitted, checkpoint)
+    training_data = load_data(data, resolved, processor, seed=run.seed)
+    log.info("%s", training_data.note)
+    plan = Plan(arguments, resolved, processor, training_data, checkpoint)
     _refuse_other_run(plan)
     return plan
 
@@ -170,8 +154,8 @@ def new_settings(plan: Plan) -> SegmentationSettings:
         "command": shlex.join(["python", "-m", "llava.train.train", *plan.arguments.argv]),
         "base": plan.arguments.model.model_name_or_path,
         "seed": plan.arguments.run.seed,
-        "records": len(plan.fitted.records),
-        "skipped": plan.fitted.skipped,
+        "records": len(plan.data.dataset),
+        "skipped": plan.data.skipped,
         "versions": {module.__name__: module.__version__ for module in (torch, transformers, peft)},
     }
     return replace(plan.resolved.settings, training=facts)
@@ -179,24 +163,21 @@ def new_settings(plan: Plan) -> SegmentationSettings:
 
 def build_trainer(plan: Plan, args: TrainingArguments) -> MaskTextTrainer:
     """Model, data and optimizer of a plan, put together."""
-    data, settings = plan.arguments.data, new_settings(plan)
-    dataset = ConversationDataset(
-        plan.fitted.records, Path(data.image_folder), processor=plan.processor, settings=settings
-    )
+    settings = new_settings(plan)
     tokenizer = plan.processor.tokenizer
-    pairs = zip(plan.fitted.records, plan.fitted.lengths, strict=True)
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return MaskTextTrainer(
         build_model(plan),
         args,
-        train_dataset=dataset,
+        train_dataset=plan.data.dataset,
         collator=Collator(pad_id),
         processor=plan.processor,
         settings=settings,
-        lengths=[length if "image" in record else -length for record, length in pairs],
+        lengths=plan.data.lengths,
         options={
             "projector_lr": plan.arguments.model.mm_projector_lr,
-            "grouped": data.group_by_modality_length,
+            "grouped": plan.arguments.data.group_by_modality_length,
+            "report": plan.data.report,
         },
     )
 

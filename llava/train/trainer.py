@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -16,6 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import (
     LlavaForConditionalGeneration,
     Trainer,
+    TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
@@ -26,10 +29,12 @@ from llava.model.checkpoint import load_base, save_adapter, save_checkpoint
 from llava.model.weights import PROJECTOR_WEIGHTS
 from llava.settings import SegmentationSettings
 from llava.train.lora import parameter_groups, projector_of
+from llava.types import IntArray
 
 MEGABATCH = 50
 """Global batches that are sorted by length together (LLaVA's trainer)."""
 STATE_FILE = "trainer_state.json"
+log = logging.getLogger("llava.train")
 
 
 def sample_order(lengths: Sequence[int], *, global_batch: int, seed: int, grouped: bool) -> list[int]:
@@ -44,25 +49,39 @@ def sample_order(lengths: Sequence[int], *, global_batch: int, seed: int, groupe
     Returns:
         Indices into `lengths`. The incomplete global batch, if there is one, comes last.
     """
+    return _order(np.asarray(lengths), global_batch, seed, grouped).tolist()
+
+
+def _order(lengths: IntArray, global_batch: int, seed: int, grouped: bool) -> IntArray:
+    """`sample_order` as int64 (samples,), which millions of samples fit in."""
     generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+    shuffled = torch.randperm(len(lengths), generator=generator).numpy()
     if not grouped:
         return shuffled
-    by_length = [
-        index
-        for start in range(0, len(shuffled), MEGABATCH * global_batch)
-        for index in sorted(shuffled[start : start + MEGABATCH * global_batch], key=lambda i: -lengths[i])
-    ]
-    batches = [by_length[start : start + global_batch] for start in range(0, len(by_length), global_batch)]
+    for start in range(0, len(shuffled), MEGABATCH * global_batch):
+        part = shuffled[start : start + MEGABATCH * global_batch]
+        part[:] = part[np.argsort(-lengths[part], kind="stable")]
     whole = len(lengths) // global_batch
-    turns = torch.randperm(whole, generator=generator).tolist() + list(range(whole, len(batches)))
-    return [index for turn in turns for index in batches[turn]]
+    turns = torch.randperm(whole, generator=generator).numpy()
+    batches = shuffled[: whole * global_batch].reshape(whole, global_batch)[turns]
+    return np.concatenate([batches.ravel(), shuffled[whole * global_batch :]])
 
 
 class SampleOrder(Sampler[int]):
-    """`sample_order` of each epoch; the same on every process and after a resume."""
+    """`sample_order` of each epoch; the same on every process and after a resume.
 
-    def __init__(self, lengths: Sequence[int], *, global_batch: int, seed: int, grouped: bool) -> None:
+    Yields `epoch * number of samples + index`, so that a dataset that draws its records knows the epoch
+    wherever its workers run.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int] | Callable[[int], IntArray],
+        *,
+        global_batch: int,
+        seed: int,
+        grouped: bool,
+    ) -> None:
         self.lengths = lengths
         self.global_batch = global_batch
         self.seed = seed
@@ -74,13 +93,39 @@ class SampleOrder(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(cast(Sized, self.lengths))
 
     def __iter__(self) -> Iterator[int]:
-        seed = self.seed + self.epoch
-        return iter(
-            sample_order(self.lengths, global_batch=self.global_batch, seed=seed, grouped=self.grouped)
-        )
+        epoch = self.epoch
+        lengths = np.asarray(self.lengths(epoch) if callable(self.lengths) else self.lengths)
+        first = epoch * len(lengths)
+        for index in _order(lengths, self.global_batch, self.seed + epoch, self.grouped):
+            yield first + int(index)
+
+
+class EpochStart(TrainerCallback):
+    """Tells the sample order which epoch starts.
+
+    The Trainer's own call does not get through the samplers that Accelerate wraps around ours when several
+    processes resume within an epoch.
+    """
+
+    def __init__(self, set_epoch: Callable[[int], None], report: Callable[[], str] | None) -> None:
+        self.set_epoch = set_epoch
+        self.report = report
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """The state counts finished epochs, with the fraction of a resumed one."""
+        self.set_epoch(int(state.epoch or 0))
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        """Log what became of the draws."""
+        if self.report is not None:
+            log.info("%s", self.report())
 
 
 class LogLine(ProgressCallback):
@@ -125,8 +170,10 @@ class MaskTextTrainer(Trainer):
         collator: makes batches of them.
         processor: saved beside the weights.
         settings: saved beside the weights.
-        lengths: tokens of each sample, negative without an image.
-        options: `projector_lr` (float or None) and `grouped` (bool, order by length).
+        lengths: tokens of each sample, negative without an image; or a function of the epoch that gives them
+            and has a length.
+        options: `projector_lr` (float or None), `grouped` (bool, order by length) and `report` (what to log
+            at the end of an epoch, or None).
     """
 
     def __init__(
@@ -138,7 +185,7 @@ class MaskTextTrainer(Trainer):
         collator: Any,  # noqa: ANN401
         processor: Any,  # noqa: ANN401
         settings: SegmentationSettings,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | Callable[[int], IntArray],
         options: dict[str, Any],
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collator)
@@ -149,6 +196,7 @@ class MaskTextTrainer(Trainer):
         for shown in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown)
         self.add_callback(LogLine())
+        self.add_callback(EpochStart(self._set_epoch, options.get("report")))
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with the projector in groups of its own."""
@@ -169,9 +217,14 @@ class MaskTextTrainer(Trainer):
         global_batch = (
             self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         )
-        return SampleOrder(
+        self._order = SampleOrder(
             self.lengths, global_batch=global_batch, seed=self.args.seed, grouped=self.options["grouped"]
         )
+        return self._order
+
+    def _set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the sample order."""
+        self._order.set_epoch(epoch)
 
     def compute_loss(
         self,
