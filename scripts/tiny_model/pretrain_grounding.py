@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from hints import HINT_LAYER, Hints, boxes_of, hints_for
-from pretrain_vision import HELD_OUT, normalise
+from pretrain_vision import HELD_OUT, DenseHead, normalise
+from projector import start_projector
 from rounds import draw_expression, draw_question, target_cells
 from tiny_llava import Llava, build_model, go_on, prefix_length, read_images
 from torch import nn
@@ -46,7 +47,7 @@ class Questions:
         scenes: int64 (scenes,), index of each scene.
         owners: int64 (questions,), row of `scenes` that each question is about.
         tokens: int64 (questions, length), filled up on the right.
-        last: int64 (questions,), place of each question's last token.
+        spoken: bool (questions, length), tokens from the end of the expression to the end of the question.
         cells: bool (questions, grid, grid), the target.
         kinds: kind of each expression.
     """
@@ -54,7 +55,7 @@ class Questions:
     scenes: Tensor
     owners: Tensor
     tokens: Tensor
-    last: Tensor
+    spoken: Tensor
     cells: Tensor
     kinds: tuple[str, ...]
 
@@ -80,22 +81,28 @@ class QuestionSet(Dataset[Questions]):
     def __getitem__(self, step: int) -> Questions:
         rng = np.random.default_rng([self.args.seed, step, len(self.scenes)])
         scenes = rng.choice(len(self.scenes), self.args.batch, replace=False) + self.scenes.start
-        ids, owners, targets, kinds = [], [], [], []
+        ids, ends, owners, targets, kinds = [], [], [], [], []
         for row, index in enumerate(scenes):
             for _ in range(self.args.rounds):
                 expression = draw_expression(self.scene(int(index)), rng)
-                rounds = [(f"{IMAGE_TOKEN}\n{draw_question(expression, rng)}", None)]
-                ids.append(tokenize(render("plain_v1", rounds), self.processor)[0][self.prefix :])
+                question = draw_question(expression, rng)
+                pieces = render("plain_v1", [(f"{IMAGE_TOKEN}\n{question}", None)])
+                ids.append(tokenize(pieces, self.processor)[0][self.prefix :])
+                last_word = expression.text.split()[-1]
+                rest = pieces[-1][0].rpartition(last_word)[2]
+                ends.append(len(ids[-1]) - 1 - len(self.processor.tokenizer(rest).input_ids))
                 owners.append(row)
                 targets.append(target_cells(expression, self.cells[index]))
                 kinds.append(expression.kind)
         longest = max(map(len, ids))
+        places = torch.arange(longest)
+        spoken = [(places >= end) & (places < len(one)) for one, end in zip(ids, ends, strict=True)]
         pad = self.processor.tokenizer.pad_token_id
         return Questions(
             torch.from_numpy(scenes),
             torch.tensor(owners),
             torch.tensor([one + [pad] * (longest - len(one)) for one in ids]),
-            torch.tensor([len(one) - 1 for one in ids]),
+            torch.stack(spoken),
             torch.from_numpy(np.stack(targets)),
             tuple(kinds),
         )
@@ -118,11 +125,6 @@ def ask(model: Llava, prefix: Tensor, features: Tensor, asked: Questions) -> tup
     return output.hidden_states[HINT_LAYER], output.attentions[HINT_LAYER - 1]
 
 
-def last_places(asked: Questions) -> Tensor:
-    """The last token of every question, bool (questions, length)."""
-    return torch.arange(asked.tokens.shape[1])[None] == asked.last[:, None]
-
-
 def box_overlap(found: Tensor, true: Tensor, grid: int) -> Tensor:
     """IoU of boxes int64 (n, 4) in cells; two absent targets agree, one alone does not."""
     absent = (found == grid).sum(1) >= 2
@@ -141,7 +143,8 @@ def report(model: Llava, hints: Hints, prefix: Tensor, features: Tensor, batches
     with torch.no_grad():
         for asked in batches:
             states, _ = ask(model, prefix, features, asked)
-            found = hints.sides(states[last_places(asked)]).argmax(-1)
+            last = asked.spoken.shape[1] - 1 - asked.spoken.flip(1).int().argmax(1)
+            found = hints.sides(states[torch.arange(len(last)), last]).argmax(-1)
             right = box_overlap(found, boxes_of(asked.cells), hints.grid) > 0.5
             for kind, hit in zip(asked.kinds, right.tolist(), strict=True):
                 hits[kind].append(hit)
@@ -155,6 +158,9 @@ def train(args: argparse.Namespace) -> None:
     grid = int(np.load(args.scenes / "cells.npy", mmap_mode="r").shape[1])
     hints = hints_for(model, processor, grid)
     features = tower_features(model, np.load(args.scenes / "images.npy", mmap_mode="r")).float()
+    head = DenseHead(features.shape[2], hints.patches, grid // hints.patches)
+    head.load_state_dict(torch.load(args.vision / "head.pt", weights_only=True))
+    start_projector(model, head, features[:1000], processor)
     count = len(features)
     prefix_ids = tokenize(render("plain_v1", [(f"{IMAGE_TOKEN}\nQ", None)]), processor)[0]
     prefix = torch.tensor([prefix_ids[: hints.first_patch + hints.patches**2]])
@@ -172,7 +178,7 @@ def train(args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = args.lr * scale
         states, attention = ask(model, prefix, features, asked)
-        loss = hints.find(states, attention, last_places(asked), asked.cells)
+        loss = hints.find(states, attention, asked.spoken, asked.cells)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
