@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from llava.data.annotated import collect
+from llava.data.annotated import collect, part_phrase
 from llava.data.problems import Problems
 from llava.data.readers.parts import INFOS, part_phrases, plain_part_name
 from llava.data.readers.pascal_mat import PARTS, part_of_code
@@ -284,7 +284,7 @@ def test_codes_outside_the_classes_have_none(whole, code):
 def test_absent_parts_are_named_with_their_object():
     assert len(part_phrases("pascal_part")) == len(PARTS) == 93
     assert "license plate of the bus" in PASCAL.classes
-    assert PASCAL.classes[0] == "body of the aeroplane"
+    assert PASCAL.classes[0] == part_phrase("body", "aeroplane")
 
 
 @pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)

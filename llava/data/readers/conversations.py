@@ -1,7 +1,7 @@
 """Conversations that are taken as they are, in the form of LLaVA-665k (arXiv 2310.03744).
 
-A record is `{"id", "image", "conversations": [{"from": "human" | "gpt", "value"}, …]}`; text-only records have
-no `image`. The file is one JSON list or one object a line, and only a few megabytes of it are in memory at a
+A record is `{"id", "image", "conversations": [{"from": "human" | "gpt", "value"}, …]}`; text alone has no
+`image`. The file is one JSON list or one object a line, and only a few megabytes of it are in memory at a
 time.
 
 Two slips of conversation files in use are mended and noted, as LLaVA's own loader mends the first: an answer
