@@ -196,14 +196,15 @@ def read_label_map(path: Path, problems: Problems) -> LabelMap | None:
 
 
 def read_segment_map(path: Path, problems: Problems) -> LabelMap | None:
-    """Segment ids, int64 (H, W), of a COCO panoptic PNG; None after a report when there are none to read.
+    """Segment ids, int32 (H, W), of a COCO panoptic PNG; None after a report when there are none to read.
 
     A colour holds an id: red + 256 green + 65536 blue.
     """
     colours = _read_pixels(path, ("RGB",), problems, "take the panoptic PNG as published")
     if colours is None:
         return None
-    return colours.astype(np.int64) @ np.array([1, 256, 65536], dtype=np.int64)
+    red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
+    return red + 256 * green + 65536 * blue
 
 
 def _read_pixels(path: Path, modes: Sequence[str], problems: Problems, remedy: str) -> LabelMap | None:
