@@ -1,14 +1,19 @@
+import json
 import pickle
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from refer_folder import SQUARE, annotation, ref, write_dataset
 
 from llava.data.annotated import AnnotatedImage, Target
 from llava.data.draw import DrawSettings, draw_record, generator
 from llava.data.mixture import TRIES, MixtureDataset
 from llava.data.mixture_file import is_mixture, open_mixture
+from llava.data.readers import DATASETS
 from llava.data.record_files import write_records
 from llava.data.rle import encode_mask
 from llava.data.store import open_store, write_store
@@ -164,6 +169,19 @@ def test_the_table_says_what_is_mixed_and_what_is_known_about_test_images(place)
     assert mixture.facts()[0] == {"name": "three", "records": 3, "per epoch": 6, "draw": {}, "images": ""}
 
 
+def test_records_on_test_images_are_kept_out_by_the_root_of_their_datasets(place):
+    write_dataset(place / "refer", [ref(1, 1, ["dog"], image_id=2, split="testA")], [annotation(1, [SQUARE])])
+    talk = json.loads((place / "talk.json").read_text())
+    talk.append({**talk[1], "id": "c", "image": "coco/train2017/000000000002.jpg"})
+    write_records(place / "talk.json", talk)
+    mixture = mixed(place, [{"records": "talk.json"}], test_images="refer")
+    assert len(mixture) == 2
+    known = "1 records left out, not those of refcoco+, refcocog, grefcoco, refzom"
+    assert mixture.table().splitlines()[2].endswith(known)
+    with pytest.raises(ValueError, match="test_images 'nowhere': must be the folder of the RefCOCO family"):
+        mixed(place, [{"records": "talk.json"}], test_images="nowhere")
+
+
 def test_stores_and_record_files_mix_without_a_file(place):
     assert is_mixture(place / "ten") and is_mixture("a.yaml") and not is_mixture("talk.json")
     mixture = open_mixture(["ten", "talk.json"])
@@ -183,7 +201,7 @@ def test_everything_wrong_in_a_file_is_told_at_once(place):
     with pytest.raises(ValueError) as caught:
         mixed(place, datasets, seed=-1, stores=[], records_per_epoch=0)
     for part in (
-        "unknown key 'stores'; known are seed, records_per_epoch, datasets",
+        "unknown key 'stores'; known are seed, records_per_epoch, test_images, datasets",
         "seed -1: must be a whole number from 0",
         "records_per_epoch 0: must be a whole number from 1",
         "records_per_epoch goes with weights",
@@ -250,3 +268,34 @@ def test_a_store_serves_every_grid(place):
         record = dataset.record(0, 0)
         assert (record["height"], record["width"]) == grid_hw
     assert len(open_store(place / "ten")) == 10
+
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "scripts" / "v1_5" / "mixtures").glob("*.yaml"))
+
+
+def test_there_are_examples():
+    assert [path.name for path in EXAMPLES] == ["text4seg.yaml", "text4seg_pp.yaml"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_needs_nothing_but_its_data(place, path):
+    entries = yaml.safe_load(path.read_text())["datasets"]
+    with pytest.raises(ValueError) as caught:
+        open_mixture([path])
+    problems = str(caught.value).splitlines()[1:]
+    assert len(problems) == 1 + len(entries) and "test_images" in problems[0]
+    assert all("not found" in problem for problem in problems[1:])
+    (place / "playground/data/refer_seg").mkdir(parents=True)
+    shutil.copy(place / "talk.json", place / "playground" / "data" / "llava_v1_5_mix665k.json")
+    for entry in entries[1:]:
+        name, _, split = Path(entry["store"]).name.rpartition("_")
+        assert split in DATASETS[name].splits
+        shutil.copytree(place / "ten", place / entry["store"])
+    mixture = open_mixture([path])
+    assert len(MixtureDataset(mixture, SETTINGS, 0)) == len(mixture)
+    assert len(mixture.portions) == len(entries)
+
+
+def test_the_published_mixture_takes_conversations_once_and_each_copy_of_a_ref_three_times():
+    entries = yaml.safe_load(EXAMPLES[0].read_text())["datasets"]
+    assert [entry.get("repeat", 1) for entry in entries] == [1, 6, 6, 6, 6]

@@ -4,6 +4,7 @@ import pickle
 import pytest
 
 from llava.data import record_index
+from llava.data.held_out import HeldOut
 from llava.data.record_files import read_records, write_records
 from llava.data.record_index import RecordFile
 
@@ -64,6 +65,17 @@ def test_what_a_mixture_needs_to_know_is_noted(tmp_path):
     assert found.extents()[1].tolist() == [4]
     assert found.grids == {(4, 5): (2, 2), (8, 8): (1, 5)}
     assert list(found.image_names())[:3] == ["0.jpg", "", "2.jpg"]
+
+
+def test_records_on_held_out_images_are_left_out_and_counted(tmp_path):
+    kept_out = {**record(9), "image": "coco/train2017/000000000025.jpg"}
+    write_records(tmp_path / "a.json", [RECORDS[0], kept_out, *RECORDS[1:]])
+    found = RecordFile(tmp_path / "a.json", HeldOut(frozenset({25})))
+    assert [found[index] for index in range(len(found))] == RECORDS and found.left_out == 1
+    assert "coco/train2017/000000000025.jpg" not in set(found.image_names())
+    write_records(tmp_path / "b.json", [kept_out])
+    with pytest.raises(ValueError, match="holds no record to train on"):
+        RecordFile(tmp_path / "b.json", HeldOut(frozenset({25})))
 
 
 @pytest.mark.parametrize(

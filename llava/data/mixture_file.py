@@ -2,6 +2,8 @@
 
     seed: 1                       # of all draws; without it the training's seed
     records_per_epoch: 400000     # only with weights
+    test_images: playground/data/refer_seg       # root of RefCOCO and its kin; their val and test images are
+                                                 # left out of `records`, as builders do for stores
     datasets:
       - store: playground/data/stores/refcoco_train      # a folder that a builder wrote
         repeat: 3                                        # times per epoch, 0.5 is another half each epoch
@@ -24,13 +26,14 @@ from typing import Any
 import yaml
 
 from llava.data.draw import DrawSettings
+from llava.data.held_out import HeldOut, held_out_images
 from llava.data.record_index import RecordFile
 from llava.data.store import Store, is_store
 from llava.data.wording import load_wording
 
 FILE_SUFFIXES = (".yaml", ".yml")
 
-_TOP_KEYS = ("seed", "records_per_epoch", "datasets")
+_TOP_KEYS = ("seed", "records_per_epoch", "test_images", "datasets")
 _KEYS = ("store", "records", "repeat", "weight", "draw", "images")
 _DRAW_KEYS = tuple(item.name for item in fields(DrawSettings) if item.name not in ("grid_hw", "codec"))
 
@@ -75,7 +78,12 @@ class Portion:
 
     def held_out(self) -> str:
         """What is known about val and test images of the RefCOCO family among its images."""
-        facts = self.source.about.get("held_out") if isinstance(self.source, Store) else None
+        facts: Any
+        if isinstance(self.source, Store):
+            facts = self.source.about.get("held_out")
+        else:
+            held_out = self.source.held_out
+            facts = held_out and {**held_out.facts(), "left_out_images": f"{self.source.left_out} records"}
         if not isinstance(facts, dict):
             return "not looked for"
         missing = facts.get("missing")
@@ -131,16 +139,15 @@ class Mixture:
     def _row(self, portion: Portion) -> tuple[str, ...]:
         """Cells of one dataset."""
         source = portion.source
-        live = isinstance(source, Store)
         return (
             portion.name,
             source.family if isinstance(source, Store) else "records as they are",
-            f"{source.image_count:,}" if isinstance(source, Store) else f"{int(source.has_image().sum()):,}",
+            f"{source.image_count if isinstance(source, Store) else int(source.has_image().sum()):,}",
             f"{len(source):,}",
             f"{portion.repeat:.3g}",
             f"{portion.count:,}",
             f"{100 * portion.count / len(self):.1f} %",
-            portion.held_out() if live else "not looked for",
+            portion.held_out(),
         )
 
 
@@ -191,7 +198,8 @@ def _mixture(content: Any, name: str) -> Mixture:  # noqa: ANN401 - raw YAML
         problems += [f"dataset {number}: {problem}" for problem in _entry_problems(entry)]
     if problems:
         raise ValueError(f"mixture {name}:\n" + "\n".join(f"- {problem}" for problem in problems))
-    sources = [_open(entry) for entry in entries]
+    held_out = held_out_images(Path(content["test_images"])) if content.get("test_images") else None
+    sources = [_open(entry, held_out) for entry in entries]
     counts = _counts(content, [len(source) for source in sources])
     portions = tuple(
         Portion(
@@ -218,6 +226,9 @@ def _top_problems(content: dict[str, Any]) -> list[str]:
     size = content.get("records_per_epoch")
     if size is not None and not (type(size) is int and size >= 1):
         problems.append(f"records_per_epoch {size!r}: must be a whole number from 1")
+    root = content.get("test_images")
+    if root is not None and not (isinstance(root, str) and Path(root).is_dir()):
+        problems.append(f"test_images {root!r}: must be the folder of the RefCOCO family's datasets")
     return problems
 
 
@@ -282,9 +293,9 @@ def _unknown(key: object, known: Sequence[str]) -> str:
     return f"unknown key {key!r}; known are {', '.join(known)}"
 
 
-def _open(entry: dict[str, Any]) -> Store | RecordFile:
+def _open(entry: dict[str, Any], held_out: HeldOut | None) -> Store | RecordFile:
     """Source of one dataset."""
-    return Store(Path(entry["store"])) if "store" in entry else RecordFile(Path(entry["records"]))
+    return Store(Path(entry["store"])) if "store" in entry else RecordFile(Path(entry["records"]), held_out)
 
 
 def _short_name(entry: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from llava.data.held_out import HeldOut
 from llava.data.record_files import WRITE_AGAIN, Record, check_record
 
 _CHUNK = 1 << 22
@@ -30,9 +31,11 @@ class RecordFile:
 
     Args:
         path: the file; it is read once from end to end, every record checked.
+        held_out: images whose records are left out; None leaves out none.
 
     Attributes:
         path: the same.
+        left_out: number of records on held out images.
         grids: for every label grid (rows, columns) how many records have it, and the id of the first.
 
     Raises:
@@ -40,21 +43,30 @@ class RecordFile:
         ValueError: the file is damaged or a record is wrong; the message names file and record, from 0.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, held_out: HeldOut | None = None) -> None:
         self.path = Path(path)
+        self.held_out = held_out
+        self.left_out = 0
         self.grids: dict[tuple[int, int], tuple[int, object]] = {}
         starts, ends, letters, shown = array("q"), array("q"), array("i"), array("b")
         for start, end, record in _spans(self.path):
+            if self._is_held_out(record):
+                self.left_out += 1
+                continue
             starts.append(start)
             ends.append(end)
             letters.append(sum(len(turn["value"]) for turn in record["conversations"]))
             shown.append("image" in record)
             self._note_grid(record)
         if not starts:
-            raise ValueError(f"{self.path} holds no record")
+            raise ValueError(f"{self.path} holds no record" + " to train on" * bool(self.left_out))
         self._places = np.stack([np.frombuffer(starts, np.int64), np.frombuffer(ends, np.int64)], axis=1)
         self._letters = np.frombuffer(letters, np.int32)[:, None]
         self._shown = np.frombuffer(shown, np.int8).astype(np.bool_)
+
+    def _is_held_out(self, record: Record) -> bool:
+        """Whether a record shows an image that is kept out."""
+        return self.held_out is not None and "image" in record and self.held_out.covers(record["image"])
 
     def _note_grid(self, record: Record) -> None:
         """Count the grid of a record."""
@@ -92,7 +104,8 @@ class RecordFile:
     def image_names(self) -> Iterator[str]:
         """Image path of every record under the image folder, "" for text alone; reads the whole file."""
         for _, _, record in _spans(self.path):
-            yield record.get("image", "")
+            if not self._is_held_out(record):
+                yield record.get("image", "")
 
 
 def _spans(path: Path) -> Iterator[tuple[int, int, Record]]:
