@@ -1,12 +1,19 @@
 import json
 import multiprocessing
+import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from llava.data.annotated import AnnotatedImage, Target, anchors
+from llava.data.annotated import AnnotatedImage, Target, anchors, collect
+from llava.data.held_out import LeakFilter, held_out_images
+from llava.data.problems import Problems
+from llava.data.readers import DATASETS, read_dataset
 from llava.data.rle import empty_rle, encode_mask
 from llava.data.store import EXTENT, STORE_FILE, is_store, open_store, write_store
 
@@ -194,3 +201,35 @@ def test_a_damaged_or_missing_store_is_named(tmp_path):
         path.write_bytes(whole)
     with pytest.raises(IndexError, match=r"record 3 of .* which has 3"):
         open_store(tmp_path / "s")[3]
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("TEXT4SEG_REAL_DATA" not in os.environ, reason="TEXT4SEG_REAL_DATA is not set")
+@pytest.mark.parametrize("spec", ["refcoco|testA", "refcoco+|val", "refcocog|umd|test"])
+def test_real_samples_survive_the_store_and_are_told_as_test_images(tmp_path, spec):
+    root = Path(os.environ["TEXT4SEG_REAL_DATA"]) / "refcoco_mini"
+    samples = list(read_dataset(root, spec, Problems()))
+    images = list(collect(samples, DATASETS[spec.partition("|")[0]], root))
+    write_store(images, tmp_path / "s", about={})
+    store = open_store(tmp_path / "s")
+    stored = {(store[index][0].image, store[index][1]): store[index][0] for index in range(len(store))}
+    told = [
+        (name, target.mask["counts"])
+        for (_, anchor), image in stored.items()
+        for target in (image.targets[anchor],)
+        for name in target.names
+    ]
+    assert sorted(told) == sorted((sample.expression, sample.mask["counts"]) for sample in samples)
+    leak = LeakFilter(held_out_images(root))
+    assert list(leak(images)) == [] and leak.images == len(images)
+
+
+@pytest.mark.slow
+def test_the_memory_bench_prints_its_table():
+    bench = Path(__file__).parents[1] / "scripts" / "bench" / "store_memory.py"
+    words = [sys.executable, str(bench), "--records", "300", "--reads", "16"]
+    run = subprocess.run(words, capture_output=True, text=True, check=True)
+    rows = [line.split("|") for line in run.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 7 and "store opened, 300 records" in rows[3][1]
+    assert all(0 <= int(row[4].replace(",", "")) < 100 for row in rows[3:])
+    assert "as one JSON list in every process" in run.stdout
