@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -6,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from refer_folder import SQUARE, annotation, ref, write_dataset
 
 from llava.codec import mask_to_grid, read_answer
@@ -24,14 +22,12 @@ needs_real_data = pytest.mark.skipif(
 
 
 @pytest.fixture
-def commands(monkeypatch):
+def create(monkeypatch):
+    """The command of create_refcoco.py; its train and val split share an image, which stays in."""
     monkeypatch.syspath_prepend(str(CREATE_JSON))
-    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
-    import check_data
-    import create_refcoco
-    import show_json
+    from create import main
 
-    return create_refcoco.main, show_json.main, check_data.main
+    return lambda arguments: main("refcoco", ["--keep-test-images", *arguments])
 
 
 @pytest.fixture
@@ -47,8 +43,7 @@ def root(tmp_path):
     return write_dataset(tmp_path / "refer_seg", refs, annotations)
 
 
-def test_the_command_writes_records_and_prints_what_it_left_out(commands, root, tmp_path, capsys):
-    create, _, _ = commands
+def test_the_command_writes_records_and_prints_what_it_left_out(create, root, tmp_path, capsys):
     output = tmp_path / "out.json"
     assert create(["--root", str(root), "--grid", "4", "--copies", "3", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
@@ -60,16 +55,14 @@ def test_the_command_writes_records_and_prints_what_it_left_out(commands, root, 
     assert (root / records[0]["image"]).is_file()
 
 
-def test_the_same_command_twice_writes_the_same_bytes(commands, root, tmp_path):
-    create, _, _ = commands
+def test_the_same_command_twice_writes_the_same_bytes(create, root, tmp_path):
     outputs = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
     for output, seed in zip(outputs, ("1", "1", "2"), strict=True):
         assert create(["--root", str(root), "--seed", seed, "--output", str(output)]) == 0
     assert outputs[0].read_bytes() == outputs[1].read_bytes() != outputs[2].read_bytes()
 
 
-def test_unequal_grids_policies_and_folders_reach_the_records(commands, root, tmp_path):
-    create, _, _ = commands
+def test_unequal_grids_policies_and_folders_reach_the_records(create, root, tmp_path):
     output = tmp_path / "out.jsonl"
     arguments = ["--root", root, "--grid", "4x6", "--cell-policy", "keep_small", "--codec", "full"]
     arguments += ["--rounds", "1", "--copies", "1", "--image-folder", tmp_path, "--output", output]
@@ -86,14 +79,19 @@ def test_unequal_grids_policies_and_folders_reach_the_records(commands, root, tm
         assert not read.faults
 
 
-def test_several_specs_go_into_one_file_and_excluded_images_stay_out(commands, root, tmp_path, capsys):
-    create, _, _ = commands
+def test_several_specs_go_into_one_file(create, root, tmp_path):
     output = tmp_path / "out.json"
     usual = ["--root", str(root), "--copies", "1", "--output", str(output)]
     assert create([*usual, "--spec", "refcoco|train", "refcoco|unc|val", "--cell-policy", "keep_small"]) == 0
     assert len(read_records(output)) == 4
-    assert create([*usual, "--exclude", "refcoco|unc|val"]) == 0
-    assert "excluded       1 expressions on images of refcoco|unc|val" in capsys.readouterr().out
+
+
+def test_training_images_that_are_val_images_stay_out_and_are_counted(root, tmp_path, capsys, create):
+    from create import main
+
+    output = tmp_path / "out.json"
+    assert main("refcoco", ["--root", str(root), "--copies", "1", "--output", str(output)]) == 0
+    assert "kept out       1 images with 1 targets" in capsys.readouterr().out
     assert all("000000000002" not in entry["image"] for entry in read_records(output))
 
 
@@ -102,16 +100,15 @@ def test_several_specs_go_into_one_file_and_excluded_images_stay_out(commands, r
     [
         (["--split", "testC"], "unknown split 'testC' for refcoco|unc; known: train, val, testA, testB"),
         (["--dataset", "refcocoo"], "unknown dataset 'refcocoo'; known: refcoco, refcoco+"),
-        (["--exclude", "refcoco|x"], "unknown split 'x'"),
+        (["--on-error", "skip", "--spec", "refcoco|x"], "unknown split 'x'"),
         (["--dataset", "refcocog"], "refs(umd).p not found"),
         (["--rounds", "0"], "rounds 0: at least 1"),
         (["--image-folder", "elsewhere"], "does not lie under the image folder elsewhere"),
     ],
 )
 def test_wrong_input_ends_in_one_sentence_and_writes_nothing(
-    commands, root, tmp_path, capsys, arguments, message
+    create, root, tmp_path, capsys, arguments, message
 ):
-    create, _, _ = commands
     output = tmp_path / "out.json"
     assert create(["--root", str(root), "--output", str(output), *arguments]) == 1
     error = capsys.readouterr().err
@@ -121,8 +118,7 @@ def test_wrong_input_ends_in_one_sentence_and_writes_nothing(
 
 
 @pytest.mark.parametrize("grid", ["0", "4x", "axb", "4x4x4", "-3"])
-def test_a_wrong_grid_says_how_to_write_one(commands, capsys, grid):
-    create, _, _ = commands
+def test_a_wrong_grid_says_how_to_write_one(create, capsys, grid):
     with pytest.raises(SystemExit):
         create([f"--grid={grid}"])
     assert f"grid '{grid}': give one side as 16, or rows x columns as 12x16" in capsys.readouterr().err
@@ -151,7 +147,7 @@ def test_grefcoco_runs_as_a_script_with_its_own_defaults(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "no target: 1" in done.stdout
-    assert "1 refs without sentences" in done.stderr
+    assert "left out       1 x refs without sentences" in done.stdout
     records = read_records(output)
     assert len(records) == 2
     assert (records[0]["height"], records[0]["width"]) == (24, 24)
@@ -162,89 +158,6 @@ def test_grefcoco_runs_as_a_script_with_its_own_defaults(tmp_path):
 
 def environment():
     return {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-
-
-def test_show_json_draws_the_mask_that_the_text_describes(commands, root, tmp_path, capsys):
-    create, show, _ = commands
-    output = tmp_path / "out.json"
-    create(["--root", str(root), "--grid", "4x6", "--copies", "1", "--rounds", "1", "--output", str(output)])
-    shown = tmp_path / "shown"
-    assert show([str(output), "--image-folder", str(root), "--count", "5", "--output", str(shown)]) == 0
-    printed = capsys.readouterr().out
-    assert sorted(path.name for path in shown.iterdir()) == ["record_000000.png", "record_000001.png"]
-    assert "fault" not in printed
-    sheet = np.asarray(Image.open(shown / "record_000000.png")).astype(int)
-    height, left = 280, 8 + 420 + 8
-    panel = sheet[8 : 8 + height, left : left + 420]
-    reddish = panel[..., 0] > panel[..., 1] + 20
-    target = np.kron(read_answer_cells(output), np.ones((70, 70), dtype=bool))
-    away_from_borders = np.kron(np.ones((4, 6), dtype=bool), np.pad(np.ones((60, 60), dtype=bool), 5))
-    assert np.array_equal(reddish[away_from_borders], target[away_from_borders])
-
-
-def read_answer_cells(path):
-    return read_answer(read_records(path)[0]["conversations"][1]["value"], (4, 6)).foreground
-
-
-def test_show_json_tells_the_faults_of_an_answer(commands, root, tmp_path, capsys):
-    create, show, _ = commands
-    output = tmp_path / "out.json"
-    create(["--root", str(root), "--grid", "4", "--copies", "1", "--output", str(output)])
-    records = read_records(output)
-    records[0]["conversations"][1]["value"] = "Sure:\n<seg>others *4\n dog *3\n others *4\n others *4\n</seg>"
-    output.write_text(json.dumps(records[:1]))
-    assert show([str(output), "--image-folder", str(root), "--output", str(tmp_path / "shown")]) == 0
-    assert "fault: " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("damage", ["missing", "text", "cut", "count"])
-def test_show_json_names_an_image_that_it_cannot_read(commands, root, tmp_path, capsys, damage):
-    create, show, _ = commands
-    output = tmp_path / "out.json"
-    create(["--root", str(root), "--copies", "1", "--output", str(output)])
-    image = root / read_records(output)[0]["image"]
-    content = image.read_bytes()
-    if damage == "missing":
-        image.unlink()
-    elif damage != "count":
-        image.write_bytes(b"no image" if damage == "text" else content[: len(content) - 200])
-    count = "0" if damage == "count" else "9"
-    arguments = [
-        str(output),
-        "--image-folder",
-        str(root),
-        "--count",
-        count,
-        "--output",
-        str(tmp_path / "shown"),
-    ]
-    assert show(arguments) == 1
-    expected = {"missing": "not found - is --image-folder", "count": "count 0: at least 1"}
-    assert expected.get(damage, "is not a readable image") in capsys.readouterr().err
-
-
-def test_check_data_tells_what_is_there_and_what_is_missing(commands, root, capsys):
-    _, _, check = commands
-    assert check(["--root", str(root), "--dataset", "refcoco"]) == 0
-    assert "refcoco: found" in capsys.readouterr().out
-    assert check(["--root", str(root), "--dataset", "refclef"]) == 1
-    printed = capsys.readouterr().out
-    assert "refclef: incomplete" in printed
-    assert "refclef/refs(unc).p not found" in printed
-    assert "https://github.com/lichengunc/refer" in printed
-    assert "images/saiapr_tc-12 under" in printed
-    assert check(["--root", str(root)]) == 0
-
-
-def test_check_data_reads_every_split_when_asked(commands, root, capsys):
-    _, _, check = commands
-    assert check(["--root", str(root), "--dataset", "refcoco", "--read"]) == 1
-    printed = capsys.readouterr().out
-    assert "refcoco|unc|train: 3 refs, 4 expressions, 2 images" in printed
-    assert "has no refs of split 'testA'; it holds train 3, val 1" in printed
-    next((root / "images").rglob("*1.jpg")).unlink()
-    check(["--root", str(root), "--dataset", "refcoco", "--read"])
-    assert "1 of 2 images are missing or empty" in capsys.readouterr().out
 
 
 REAL_SPLITS = {
@@ -259,10 +172,7 @@ REAL_SPLITS = {
 @pytest.mark.parametrize(
     ("dataset", "refs", "sentences"), [("refcoco", 33, 96), ("refcoco+", 33, 96), ("refcocog", 20, 37)]
 )
-def test_records_of_real_refcoco_describe_the_real_masks(
-    commands, tmp_path, capsys, dataset, refs, sentences
-):
-    create, _, _ = commands
+def test_records_of_real_refcoco_describe_the_real_masks(create, tmp_path, capsys, dataset, refs, sentences):
     output = tmp_path / "out.json"
     splits = REAL_SPLITS[dataset]
     arguments = ["--root", str(REAL), "--dataset", dataset, "--split", *splits, "--output", str(output)]

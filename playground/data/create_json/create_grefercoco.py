@@ -2,16 +2,16 @@
 
     python playground/data/create_json/create_grefercoco.py --split train
 
-Same arguments as create_refcoco.py. All targets of an expression are one region under its label; an
-expression without a target is answered with background alone. Text4Seg (arXiv 2410.09855) builds 24x24 grids
-and one copy of every ref; these are the defaults.
+All targets of an expression are one region under its label; an expression without a target is answered with
+background alone. Text4Seg (arXiv 2410.09855) builds 24x24 grids and one copy of every ref; these are the
+defaults. Arguments: see create.py.
 """
 
 from __future__ import annotations
 
 import sys
 
-from create_refcoco import main
+from create import main
 
 if __name__ == "__main__":
-    sys.exit(main(dataset="grefcoco", grid_hw=(24, 24), copies=1))
+    sys.exit(main("grefcoco"))

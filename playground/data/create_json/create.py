@@ -1,0 +1,151 @@
+"""Command line of every create_*.py: all take the same arguments and differ in dataset and defaults.
+
+    python playground/data/create_json/create_cocostuff.py --split train --format store
+
+`--format json` writes conversation records with grid, codec, crop and wording drawn once, in the schema that
+LLaVA's trainers read. `--format store` keeps masks and words; everything else is drawn anew in every epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava.data.build import (
+    DATA,
+    DEFAULTS,
+    FORMATS,
+    LLAVA,
+    BuildOptions,
+    Defaults,
+    build,
+    default_output,
+    default_root,
+)
+from llava.data.draw import VANISHED_POLICIES, DrawSettings
+from llava.data.problems import ON_ERROR, Problems
+from llava.data.readers import DATASETS
+from llava.data.wording import load_wording
+from llava.settings import CELL_POLICIES, CODECS
+
+NOT_IN_A_STORE = {
+    "grid": "comes from the checkpoint",
+    "codec": "comes from the checkpoint",
+    "wording": "belongs under `draw` of the mixture file",
+    "seed": "belongs into the mixture file",
+}
+"""Arguments that shape records and say nothing about a store."""
+
+
+KEEP_HELP = (
+    "leave nothing out; otherwise training splits over COCO images go without the images of every val and "
+    "test split of RefCOCO, +, g, gRefCOCO and Ref-ZOM that is found under the root or its refer_seg"
+)
+
+
+def parse_grid(text: str) -> tuple[int, int]:
+    """Rows and columns from "16" or "12x16".
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() and int(side) >= 1 for side in sides):
+        raise argparse.ArgumentTypeError(f"grid {text!r}: give one side as 16, or rows x columns as 12x16")
+    return int(sides[0]), int(sides[-1])
+
+
+def build_parser(dataset: str, *, prog: str | None = None) -> argparse.ArgumentParser:
+    """Command line with the defaults of one dataset."""
+    usual = DEFAULTS.get(dataset, Defaults())
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Build conversation records, or a store that they are drawn from.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--root", type=Path, default=default_root(dataset), help="folder that dataset and images lie in")
+    add("--dataset", default=dataset, help=f"one of {', '.join((*DATASETS, LLAVA))}")
+    add("--split", nargs="+", default=[usual.split], help="one or more splits; of llava: files of the root")
+    add("--spec", nargs="+", help="splits as dataset|split, instead of the two options above")
+    add("--format", choices=FORMATS, default="json", help="records, or a store they are drawn from")
+    add("--output", type=Path, help=f"default: named by its settings, under {DATA}")
+    add("--image-folder", type=Path, help="where image paths start; default: the root")
+    add("--on-error", choices=ON_ERROR, default="stop", help="at a wrong record: stop, or skip and count it")
+    add("--keep-test-images", action="store_true", help=KEEP_HELP)
+    add("--grid", type=parse_grid, default=usual.grid, help="cells: 16, or rows x columns: 12x16")
+    add("--codec", choices=CODECS, default="rrle", help="text form of a mask")
+    add("--cell-policy", choices=CELL_POLICIES, default="centre", help="how a mask becomes cells")
+    add("--rounds", type=int, default=usual.rounds, help="questions in one conversation")
+    add("--copies", type=int, default=usual.copies, help="conversations of each target, question or image")
+    add("--crop", type=float, default=usual.crop, help="share of records that show a part of the image")
+    add("--flip", type=float, default=0.0, help="share of records that mirror the image")
+    add("--vanished", choices=VANISHED_POLICIES, default="skip", help="targets that cover no cell")
+    add("--wording", type=Path, help="YAML file with questions and answers; default: llava/data/wording.yaml")
+    add("--seed", type=int, default=0, help="of every draw")
+    return parser
+
+
+def parse(dataset: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Arguments, with the defaults of the dataset that they name."""
+    naming = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    naming.add_argument("--dataset", default=dataset)
+    naming.add_argument("--spec", nargs="+")
+    named, _ = naming.parse_known_args(argv)
+    parser = build_parser(named.spec[0].partition("|")[0].strip() if named.spec else named.dataset)
+    arguments = parser.parse_args(argv)
+    arguments.told = [name for name in NOT_IN_A_STORE if getattr(arguments, name) != parser.get_default(name)]
+    return arguments
+
+
+def options_of(arguments: argparse.Namespace, command: str) -> BuildOptions:
+    """What the arguments ask for, checked as far as it can be without reading data."""
+    settings = DrawSettings(
+        grid_hw=arguments.grid,
+        codec=arguments.codec,
+        cell_policy=arguments.cell_policy,
+        rounds=arguments.rounds,
+        vanished=arguments.vanished,
+        crop=arguments.crop,
+        flip=arguments.flip,
+        wording=load_wording(arguments.wording),
+    )
+    specs = tuple(arguments.spec or (f"{arguments.dataset}|{split}" for split in arguments.split))
+    usual = default_output(specs, arguments.format, settings, arguments.copies)
+    return BuildOptions(
+        specs=specs,
+        root=arguments.root,
+        image_folder=arguments.image_folder or arguments.root,
+        output=arguments.output or usual,
+        form=arguments.format,
+        settings=settings,
+        copies=arguments.copies,
+        seed=arguments.seed,
+        keep_test_images=arguments.keep_test_images,
+        command=command,
+    )
+
+
+def main(dataset: str, argv: Sequence[str] | None = None) -> int:
+    """Read, build, write, print the summary; 1 and a sentence on wrong input."""
+    logging.basicConfig(format="%(message)s")
+    arguments = parse(dataset, argv)
+    problems = Problems(arguments.on_error)
+    command = shlex.join([Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)])
+    try:
+        told = build(options_of(arguments, command), problems)
+    except (ValueError, OSError) as error:
+        if problems.counts:
+            print(problems, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if arguments.format == "store":
+        for name in arguments.told:
+            print(f"no effect      --{name}: {NOT_IN_A_STORE[name]}, a store keeps masks and words only")
+    print(told)
+    return 0

@@ -1,0 +1,15 @@
+"""Turn PASCAL Context, 59 classes, into conversation records.
+
+    python playground/data/create_json/create_pascal_context.py --split train
+
+Text4Seg only evaluates on it; the defaults are those of create_ade20k.py. Arguments: see create.py.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from create import main
+
+if __name__ == "__main__":
+    sys.exit(main("pc59"))
