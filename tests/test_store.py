@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llava.data import store as store_module
 from llava.data.annotated import AnnotatedImage, Target, anchors, collect
 from llava.data.held_out import LeakFilter, held_out_images
 from llava.data.problems import Problems
@@ -157,6 +159,30 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path):
     with pytest.raises(ValueError, match="is there and is no store"):
         write_store([referring(0)], tmp_path, about={})
     assert (tmp_path / "photo.jpg").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux' account of memory")
+def test_pages_that_were_read_do_not_pile_up(tmp_path, monkeypatch):
+    long = tuple(f"{number} " + "word " * 200 for number in range(4))
+    images = [
+        AnnotatedImage(f"i{n}", "d", "referring", f"{n}.jpg", SIZE_HW, (Target("t", long, None),))
+        for n in range(4000)
+    ]
+    write_store(images, tmp_path / "s", about={})
+    mapped = {}
+    for reads in (10**9, 8):
+        monkeypatch.setattr(store_module, "_READS_PER_RELEASE", reads)
+        before = mapped_megabytes()
+        store = open_store(tmp_path / "s")
+        assert [store[index][0].id for index in range(0, 4000, 50)] == [f"i{n}" for n in range(0, 4000, 50)]
+        mapped[reads] = mapped_megabytes() - before
+        del store
+    assert mapped[8] < 6 < 12 < mapped[10**9]
+
+
+def mapped_megabytes():
+    text = Path("/proc/self/status").read_text()
+    return int(re.findall(r"RssFile:\s+(\d+) kB", text)[0]) / 1024
 
 
 def ids_in_child(store, indices, pipe):

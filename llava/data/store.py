@@ -8,6 +8,7 @@ Processes share the mapped pages, so a rank's own memory does not grow with the 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -62,6 +63,8 @@ image's targets, which further rounds are drawn among."""
 
 _COLUMNS = 2 + len(EXTENT)
 _ROWS_PER_WRITE = 1000
+_READS_PER_RELEASE = 256
+"""A random read maps up to 1.6 MB, some pages around each column: so many stay below half a gigabyte."""
 
 
 class Store:
@@ -84,9 +87,12 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.about = _read_about(self.folder)
+        self._reads = 0
         try:
             self._anchors = np.load(self.folder / ANCHORS_FILE, mmap_mode="r")
-            self._images = Dataset.from_file(str(self.folder / IMAGES_FILE))
+            with (self.folder / IMAGES_FILE).open("rb") as stream:
+                self._mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            self._images = Dataset.from_buffer(self._mapped)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.folder} is damaged ({error}); build it again") from error
         held = (*self._anchors.shape, len(self._images))
@@ -94,6 +100,7 @@ class Store:
             raise ValueError(
                 f"{self.folder} is damaged: {STORE_FILE} and the other files disagree; build it again"
             )
+        self._release()
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
         return Store, (self.folder,)
@@ -106,6 +113,9 @@ class Store:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {self.folder}, which has {len(self)}")
         row, anchor = (int(value) for value in self._anchors[index, :2])
+        self._reads += 1
+        if self._reads % _READS_PER_RELEASE == 0:
+            self._release()
         return _from_row(self._images[row], self.family), anchor
 
     @property
@@ -138,6 +148,15 @@ class Store:
         """Image path of every row under the image folder, "" for text alone."""
         for batch in self._images.select_columns(["image"]).iter(batch_size=10_000):
             yield from batch["image"]
+        self._release()
+
+    def _release(self) -> None:
+        """Hand the pages read so far back to the kernel, which keeps them for all processes or drops them.
+
+        Random reads would otherwise map the whole file into every process in time.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def open_store(folder: Path) -> Store:
