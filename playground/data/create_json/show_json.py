@@ -1,142 +1,225 @@
-"""Draw random records of a file with the masks decoded from their own text. Look before you train.
+"""Draw random records with the masks decoded from their own text. Look before you train.
 
     cd playground/data
     python create_json/show_json.py json_files/refcoco_train_16x16_r2_c2.json --image-folder refer_seg
+    python create_json/show_json.py stores/cocostuff_train --image-folder . --grid 32 --crop 0.5 --flip 0.5
+    python create_json/show_json.py ../../scripts/v1_5/mixtures/text4seg.yaml --image-folder .
 
-writes one PNG for each drawn record: the image, and beside it one panel for each question with the mask of
-the answer over the image and the cell borders, question and answer below.
+writes one PNG for each drawn record: the image as the model gets it (cropped and mirrored where the record
+says so), and beside it one panel for each question with the cells of the answer in one colour for each label,
+question and answer below. Records of a store or a mixture are drawn as training draws them.
 """
 
 from __future__ import annotations
 
 import argparse
+import colorsys
 import random
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from create import parse_grid
+from PIL import Image, ImageDraw, ImageFont
 
-from llava.codec import grid_to_mask, read_answer
+from llava.codec import Answer, grid_to_mask, read_answer
 from llava.constants import IMAGE_TOKEN, SEG_CLOSE, SEG_OPEN
-from llava.data.records import Record, read_records
+from llava.data.draw import DrawSettings
+from llava.data.mixture import MixtureDataset
+from llava.data.mixture_file import is_mixture, open_mixture
+from llava.data.record_index import RecordFile
+from llava.data.records import Record
 from llava.files import atomic_path
-from llava.settings import CODECS
+from llava.settings import CELL_POLICIES, CODECS
+from llava.train.dataset import open_image, rounds_of
 from llava.types import BoolArray
 
 PANEL_WIDTH = 420
 CAPTION_COLUMNS = 52
+CAPTION_LINES = 8
+"""Most lines of one question or answer below a panel; lists of classes are longer."""
+
 LINE_HEIGHT = 18
 MARGIN = 8
-TINT = np.array([255, 40, 40])
-"""Colour of the mask, RGB."""
+MARK = 11
+"""Side in pixels of the colour mark before a label."""
 
-OPACITY = 0.35
+OPACITY = 0.45
 DIMMED = 0.5
-"""Brightness of what lies outside the mask, so that a red target stays visible."""
+"""Brightness of what no label covers, so that a red target stays visible."""
 
 BORDER = (150, 150, 150)
 FONT_SIZE = 13
+GOLDEN = 0.618034
+"""Share of the colour circle between two labels, so that no two of the first dozen look alike."""
+
+Colour = tuple[int, int, int]
 
 
-def load_image(path: Path) -> Image.Image:
-    """RGB image, upright, at panel width.
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a sheet with the lines below it, each with a colour mark or None."""
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no readable image.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} not found - is --image-folder the folder that the records start from?"
-        )
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is not a readable image ({error}); unpack it again") from error
-    return image.resize((PANEL_WIDTH, max(1, round(image.height * PANEL_WIDTH / image.width))))
+    image: Image.Image
+    lines: tuple[tuple[str, Colour | None], ...]
 
 
-def overlay(image: Image.Image, mask: BoolArray, grid_hw: tuple[int, int]) -> Image.Image:
-    """Image with a tinted mask (H, W) and the cell borders of the grid."""
+def label_colour(number: int) -> Colour:
+    """Colour of the n-th label of an answer, RGB; the first is red."""
+    red, green, blue = colorsys.hsv_to_rgb(number * GOLDEN % 1.0, 0.85, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def tint(image: Image.Image, masks: Sequence[BoolArray], grid_hw: tuple[int, int]) -> Image.Image:
+    """Image with one colour for each mask (H, W) and the cell borders of the grid; the rest is dimmed."""
     pixels = np.asarray(image, dtype=np.float64)
-    tinted = np.where(mask[..., None], (1 - OPACITY) * pixels + OPACITY * TINT, DIMMED * pixels)
-    drawn = Image.fromarray(tinted.astype(np.uint8))
-    pen = ImageDraw.Draw(drawn)
+    drawn = DIMMED * pixels
+    for number, mask in enumerate(masks):
+        colour = np.array(label_colour(number), dtype=np.float64)
+        drawn[mask] = (1 - OPACITY) * pixels[mask] + OPACITY * colour
+    picture = Image.fromarray(drawn.astype(np.uint8))
+    pen = ImageDraw.Draw(picture)
     rows, columns = grid_hw
     for row in range(1, rows):
-        pen.line([(0, row * drawn.height / rows), (drawn.width, row * drawn.height / rows)], BORDER)
+        pen.line([(0, row * picture.height / rows), (picture.width, row * picture.height / rows)], BORDER)
     for column in range(1, columns):
-        x = column * drawn.width / columns
-        pen.line([(x, 0), (x, drawn.height)], BORDER)
-    return drawn
+        x = column * picture.width / columns
+        pen.line([(x, 0), (x, picture.height)], BORDER)
+    return picture
 
 
-def draw_record(record: Record, image: Image.Image, codec: str) -> tuple[Image.Image, list[str]]:
-    """Sheet of one record (the image, then one panel for each round), and the faults of its answers."""
-    values = [turn["value"] for turn in record["conversations"]]
-    panels = [(image, f"{record['id']}\n{record.get('image', '')}")]
+def answer_panel(image: Image.Image, read: Answer) -> tuple[Image.Image, list[tuple[str, Colour | None]]]:
+    """Image with the cells of an answer, and one line for each label."""
+    cells = {
+        label: np.any([block.grid == block.labels.index(label) for block in blocks], axis=0)
+        for label in dict.fromkeys(label for block in read.blocks for label in block.labels[1:])
+        if (blocks := [block for block in read.blocks if label in block.labels])
+    }
+    size_hw = (image.height, image.width)
+    picture = tint(
+        image, [grid_to_mask(grid, size_hw, method="nearest") for grid in cells.values()], read.grid_hw
+    )
+    rows, columns = read.grid_hw
+    lines: list[tuple[str, Colour | None]] = [
+        (f"{read.outcome}: {int(read.foreground.sum())} of {rows}x{columns} cells", None)
+    ]
+    lines += [
+        (f"{label}: {int(grid.sum())}", label_colour(number))
+        for number, (label, grid) in enumerate(cells.items())
+    ]
+    return picture, lines
+
+
+def wrapped(text: str) -> list[tuple[str, Colour | None]]:
+    """Lines of a text, cut where it is too long; a list of names gets a space after each bar to break at."""
+    spaced = text.replace("|", "| ")
+    lines = textwrap.wrap(spaced, CAPTION_COLUMNS, max_lines=CAPTION_LINES, placeholder=" …")
+    return [(line, None) for line in lines]
+
+
+def draw_sheet(record: Record, image: Image.Image, codec: str) -> tuple[Image.Image, list[str]]:
+    """Sheet of one record (the image, then one panel for each round), and the faults of its answers.
+
+    Args:
+        record: with an image.
+        image: as the record shows it.
+        codec: text form of the answers.
+    """
+    height = max(1, round(image.height * PANEL_WIDTH / image.width))
+    shown = image.resize((PANEL_WIDTH, height))
+    lines = [*wrapped(str(record["id"])), *wrapped(record["image"])]
+    if "crop_size" in record:
+        lines += wrapped(f"cropped to {record['crop_size']} (left, top, right, bottom)")
+    if record.get("flip"):
+        lines += wrapped("mirrored")
+    panels = [Panel(shown, tuple(lines))]
     faults: list[str] = []
-    for question, answer in zip(values[::2], values[1::2], strict=True):
-        panel, note = image, "no mask in this answer"
+    for question, answer in rounds_of(record):
+        panel, marks = shown, wrapped("no mask in this answer")
         if SEG_OPEN in answer and "height" in record:
-            grid_hw = (record["height"], record["width"])
-            read = read_answer(answer, grid_hw, codec=codec)
-            panel = overlay(
-                image, grid_to_mask(read.foreground, (image.height, image.width), method="nearest"), grid_hw
-            )
-            note = f"{read.outcome}: {int(read.foreground.sum())} of {grid_hw[0]}x{grid_hw[1]} cells"
+            read = read_answer(answer, (record["height"], record["width"]), codec=codec)
+            panel, marks = answer_panel(shown, read)
             faults += [str(fault) for fault in read.faults]
         words = re.sub(f"{SEG_OPEN}.*?({SEG_CLOSE}|$)", "[mask]", answer, flags=re.DOTALL).replace("\n", " ")
-        panels.append((panel, f"Q: {question.replace(IMAGE_TOKEN, '').strip()}\nA: {words}\n{note}"))
+        asked = question.replace(IMAGE_TOKEN, "").strip()
+        panels.append(Panel(panel, (*wrapped(f"Q: {asked}"), *wrapped(f"A: {words}"), *marks)))
     return join_panels(panels), faults
 
 
-def join_panels(panels: Sequence[tuple[Image.Image, str]]) -> Image.Image:
-    """Panels of one height side by side, each with its caption below."""
-    height = panels[0][0].height
-    captions = [
-        [part for line in caption.split("\n") for part in textwrap.wrap(line, CAPTION_COLUMNS)]
-        for _, caption in panels
-    ]
-    below = max(map(len, captions)) * LINE_HEIGHT + 2 * MARGIN
-    sheet = Image.new(
-        "RGB", ((PANEL_WIDTH + MARGIN) * len(panels) + MARGIN, height + MARGIN + below), "white"
-    )
+def join_panels(panels: Sequence[Panel]) -> Image.Image:
+    """Panels of one height side by side, each with its lines below."""
+    height = panels[0].image.height
+    below = max(len(panel.lines) for panel in panels) * LINE_HEIGHT + 2 * MARGIN
+    size_wh = ((PANEL_WIDTH + MARGIN) * len(panels) + MARGIN, height + MARGIN + below)
+    sheet = Image.new("RGB", size_wh, "white")
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(FONT_SIZE)
-    for number, ((panel, _), lines) in enumerate(zip(panels, captions, strict=True)):
+    for number, panel in enumerate(panels):
         left = MARGIN + number * (PANEL_WIDTH + MARGIN)
-        sheet.paste(panel, (left, MARGIN))
-        pen.multiline_text((left, height + 2 * MARGIN), "\n".join(lines), "black", font=font)
+        sheet.paste(panel.image, (left, MARGIN))
+        for row, (text, colour) in enumerate(panel.lines):
+            top = height + 2 * MARGIN + row * LINE_HEIGHT
+            if colour is not None:
+                pen.rectangle((left, top + 3, left + MARK, top + 3 + MARK), colour)
+            pen.text((left + (MARK + MARGIN) * (colour is not None), top), text, "black", font=font)
     return sheet
 
 
-def show(path: Path, *, image_folder: Path, count: int, seed: int, codec: str, output: Path) -> list[str]:
+def open_records(
+    path: Path, settings: DrawSettings, *, seed: int, epoch: int
+) -> tuple[int, Callable[[int], Record]]:
+    """How many records a file, a store or a mixture has, and a function that gives one by number.
+
+    Raises:
+        FileNotFoundError or ValueError: there is no such source, or it is damaged.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} not found - make it with playground/data/create_json/create_*.py")
+    if is_mixture(path):
+        dataset = MixtureDataset(open_mixture([path]), settings, seed)
+        return len(dataset), lambda number: dataset.record(epoch, number)
+    records = RecordFile(path)
+    return len(records), records.__getitem__
+
+
+def show(arguments: argparse.Namespace) -> list[str]:
     """Write the PNGs of some random records and say what each shows.
 
     Returns:
         One line for each record; faults of its answers follow indented.
 
     Raises:
-        FileNotFoundError or ValueError: the file, an image or the count is wrong.
+        FileNotFoundError or ValueError: the source, an image or the count is wrong.
     """
-    if count < 1:
-        raise ValueError(f"count {count}: at least 1")
-    records = read_records(path)
-    chosen = sorted(random.Random(seed).sample(range(len(records)), min(count, len(records))))
+    if arguments.count < 1:
+        raise ValueError(f"count {arguments.count}: at least 1")
+    settings = DrawSettings(
+        grid_hw=arguments.grid,
+        codec=arguments.codec,
+        cell_policy=arguments.cell_policy,
+        rounds=arguments.rounds,
+        crop=arguments.crop,
+        flip=arguments.flip,
+    )
+    total, get = open_records(arguments.records, settings, seed=arguments.seed, epoch=arguments.epoch)
     lines = []
-    for number in chosen:
-        record = records[number]
+    for number in sorted(random.Random(arguments.seed).sample(range(total), min(arguments.count, total))):
+        record = get(number)
         if "image" not in record:
             lines.append(f"record {number} has no image")
             continue
-        sheet, faults = draw_record(record, load_image(image_folder / record["image"]), codec)
-        target = output / f"record_{number:06d}.png"
+        path = arguments.image_folder / record["image"]
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} not found - is --image-folder the folder that the records start from?"
+            )
+        image = open_image(path, crop=record.get("crop_size"), flip=record.get("flip", False))
+        sheet, faults = draw_sheet(record, image, arguments.codec)
+        target = arguments.output / f"record_{number:06d}.png"
         with atomic_path(target) as temporary:
             sheet.save(temporary)
         lines += [f"record {number}: {target}", *(f"  fault: {fault}" for fault in faults)]
@@ -149,22 +232,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Draw random records with the masks of their own text.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("records", type=Path, help="JSON or JSONL file of records")
-    parser.add_argument("--image-folder", type=Path, required=True, help="where image paths start")
-    parser.add_argument("--count", type=int, default=8, help="records to draw")
-    parser.add_argument("--seed", type=int, default=0, help="which ones")
-    parser.add_argument("--codec", choices=CODECS, default="rrle", help="text form the file was built with")
-    parser.add_argument("--output", type=Path, default=Path("results/show_json"), help="folder of the PNGs")
-    arguments = parser.parse_args(argv)
+    add = parser.add_argument
+    add("records", type=Path, help="JSON or JSONL file of records, folder of a store, or mixture file")
+    add("--image-folder", type=Path, required=True, help="where image paths start")
+    add("--count", type=int, default=8, help="records to draw")
+    add("--seed", type=int, default=0, help="which ones, and of their draws")
+    add("--codec", choices=CODECS, default="rrle", help="text form the file was built with, or to draw in")
+    add("--output", type=Path, default=Path("results/show_json"), help="folder of the PNGs")
+    live = parser.add_argument_group("only where records are drawn from a store; a mixture file may say else")
+    live.add_argument("--epoch", type=int, default=0, help="of training; each draws anew")
+    live.add_argument("--grid", type=parse_grid, default=(16, 16), help="cells: 16, or rows x columns: 12x16")
+    live.add_argument("--cell-policy", choices=CELL_POLICIES, default="centre", help="how masks become cells")
+    live.add_argument("--rounds", type=int, default=2, help="questions in one conversation")
+    live.add_argument("--crop", type=float, default=0.0, help="share of records that show a part")
+    live.add_argument("--flip", type=float, default=0.0, help="share of records that mirror the image")
     try:
-        lines = show(
-            arguments.records,
-            image_folder=arguments.image_folder,
-            count=arguments.count,
-            seed=arguments.seed,
-            codec=arguments.codec,
-            output=arguments.output,
-        )
+        lines = show(parser.parse_args(argv))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
