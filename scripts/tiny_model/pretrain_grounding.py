@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from hints import HINT_LAYER, Hints, boxes_of, hints_for
 from pretrain_vision import HELD_OUT, DenseHead, normalise
-from projector import start_projector
 from rounds import draw_expression, draw_question, target_cells
+from start import start_attention, start_projector, start_words
 from tiny_llava import Llava, build_model, go_on, prefix_length, read_images
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -160,7 +160,9 @@ def train(args: argparse.Namespace) -> None:
     features = tower_features(model, np.load(args.scenes / "images.npy", mmap_mode="r")).float()
     head = DenseHead(features.shape[2], hints.patches, grid // hints.patches)
     head.load_state_dict(torch.load(args.vision / "head.pt", weights_only=True))
+    start_words(model, args.seed)
     start_projector(model, head, features[:1000], processor)
+    start_attention(model)
     count = len(features)
     prefix_ids = tokenize(render("plain_v1", [(f"{IMAGE_TOKEN}\nQ", None)]), processor)[0]
     prefix = torch.tensor([prefix_ids[: hints.first_patch + hints.patches**2]])

@@ -41,7 +41,7 @@ def build_model(vision: Path, seed: int) -> tuple[Llava, LlavaProcessor]:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.06,
+        initializer_range=0.03,
     )
     config = LlavaConfig(
         vision_config=tower.config,

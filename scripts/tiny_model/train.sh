@@ -12,7 +12,10 @@ RUN="${RUN:-runs/tiny}"
 
 [ -f "$RUN/scenes/seed.json" ] || "$PYTHON" scripts/tiny_model/scenes.py --out "$RUN/scenes"
 [ -f "$RUN/vision/head.pt" ] || "$PYTHON" scripts/tiny_model/pretrain_vision.py --scenes "$RUN/scenes" --out "$RUN/vision"
-"$PYTHON" scripts/tiny_model/train_llava.py --scenes "$RUN/scenes" --vision "$RUN/vision" --out "$RUN/llava"
+[ -f "$RUN/grounding/grounding.pt" ] || \
+  "$PYTHON" scripts/tiny_model/pretrain_grounding.py --scenes "$RUN/scenes" --vision "$RUN/vision" --out "$RUN/grounding"
+"$PYTHON" scripts/tiny_model/train_llava.py --scenes "$RUN/scenes" --vision "$RUN/vision" \
+  --grounding "$RUN/grounding" --out "$RUN/llava"
 [ -f "$RUN/sam/model.safetensors" ] || "$PYTHON" scripts/tiny_model/train_sam.py --out "$RUN/sam"
 
 "$PYTHON" playground/data/create_refshapes.py --root "$RUN/data" --train 0
