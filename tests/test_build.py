@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dataset_folders import FOLDERS, held_out_refs, label_map, llava, refer
+from PIL import Image
 from refer_folder import SQUARE, annotation, ref
 
 from llava.codec import read_answer
@@ -231,17 +232,48 @@ def test_a_store_under_the_data_folder_says_where_its_image_paths_start(run):
 # wrong input
 
 
-def test_wrong_records_stop_or_are_left_out_and_told(run, tmp_path):
-    odd = annotation(5, [SQUARE[:-1]])
-    refer(tmp_path, annotations=[odd, annotation(7, [SQUARE], image_id=2)])
+WRONG = {
+    "missing image": ({}, "1.jpg is missing or empty"),
+    "image of another size": ({"size": (31, 20)}, "has (20, 31)"),
+    "odd polygon": ({"polygon": SQUARE[:-1]}, "has 7 numbers"),
+    "polygon outside the image": ({"polygon": [500, 500, 510, 500, 510, 510]}, "500"),
+    "id that stands twice": ({"twice": True}, "stands twice"),
+    "damaged segmentation": ({"polygon": "PYk0"}, "segmentation"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_records_stop_with_file_and_record_or_are_left_out_and_counted(run, tmp_path, kind):
+    change, message = WRONG[kind]
+    first = ref(1, 5, ["left dog"], split="train")
+    refs = [*[first] * (1 + change.get("twice", False)), ref(3, 7, ["cat"], split="train", image_id=2)]
+    wrong = annotation(5, [change.get("polygon", SQUARE)])
+    refer(tmp_path, refs=refs, annotations=[wrong, annotation(7, [SQUARE], image_id=2)])
+    picture = tmp_path / "images/mscoco/images/train2014/COCO_train2014_000000000001.jpg"
+    if kind == "missing image":
+        picture.unlink()
+    if "size" in change:
+        Image.new("RGB", change["size"]).save(picture)
     usual = ("--root", tmp_path, "--copies", "1", "--output", tmp_path / "out.json")
     code, _, errors = run("create_refcoco", *usual)
     assert code == 1 and not (tmp_path / "out.json").exists()
-    assert "instances.json: annotation 5 (ref 1 of refs(unc).p)" in errors and "--on-error skip" in errors
+    assert "refs(unc).p" in errors and "ref 1" in errors
+    assert message in errors and "--on-error skip" in errors
     code, printed, _ = run("create_refcoco", *usual, "--on-error", "skip")
     assert code == 0
-    assert "left out       1 x odd polygon" in printed
-    assert [record["id"] for record in read_records(tmp_path / "out.json")] == ["refcoco|unc|train|3|0"]
+    assert f"left out       1 x {kind}" in printed
+    kept = ["refcoco|unc|train|1|0"] if "twice" in change else []
+    assert [each["id"] for each in read_records(tmp_path / "out.json")] == [*kept, "refcoco|unc|train|3|0"]
+
+
+def test_a_text_of_another_encoding_is_read_and_told(run, tmp_path):
+    FOLDERS["create_reasonseg"](tmp_path)
+    path = tmp_path / "reason_seg/ReasonSeg/train/a.json"
+    content = json.loads(path.read_text()) | {"text": ["Where is the café’s door?"]}
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode("cp1252"))
+    _, printed, _ = run("create_reasonseg", "--root", tmp_path, "--output", tmp_path / "out.json")
+    assert "left out       1 x text in cp1252 read as such" in printed
+    assert "Where is the café’s door?" in read_records(tmp_path / "out.json")[0]["conversations"][0]["value"]
 
 
 def test_a_build_of_wrong_records_alone_says_what_was_wrong_with_them(run, tmp_path):
