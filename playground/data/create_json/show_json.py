@@ -115,9 +115,8 @@ def answer_panel(image: Image.Image, read: Answer) -> tuple[Image.Image, list[tu
 
 
 def wrapped(text: str) -> list[tuple[str, Colour | None]]:
-    """Lines of a text, cut where it is too long; a list of names gets a space after each bar to break at."""
-    spaced = text.replace("|", "| ")
-    lines = textwrap.wrap(spaced, CAPTION_COLUMNS, max_lines=CAPTION_LINES, placeholder=" …")
+    """Lines of a text, cut where it is too long."""
+    lines = textwrap.wrap(text, CAPTION_COLUMNS, max_lines=CAPTION_LINES, placeholder=" …")
     return [(line, None) for line in lines]
 
 
@@ -145,8 +144,9 @@ def draw_sheet(record: Record, image: Image.Image, codec: str) -> tuple[Image.Im
             panel, marks = answer_panel(shown, read)
             faults += [str(fault) for fault in read.faults]
         words = re.sub(f"{SEG_OPEN}.*?({SEG_CLOSE}|$)", "[mask]", answer, flags=re.DOTALL).replace("\n", " ")
-        asked = question.replace(IMAGE_TOKEN, "").strip()
-        panels.append(Panel(panel, (*wrapped(f"Q: {asked}"), *wrapped(f"A: {words}"), *marks)))
+        # A space behind each bar, so that a list of names has places to break at.
+        asked, said = question.replace(IMAGE_TOKEN, "").strip().replace("|", "| "), words.replace("|", "| ")
+        panels.append(Panel(panel, (*wrapped(f"Q: {asked}"), *wrapped(f"A: {said}"), *marks)))
     return join_panels(panels), faults
 
 
