@@ -272,7 +272,7 @@ def test_a_text_of_another_encoding_is_read_and_told(run, tmp_path):
     content = json.loads(path.read_text()) | {"text": ["Where is the café’s door?"]}
     path.write_bytes(json.dumps(content, ensure_ascii=False).encode("cp1252"))
     _, printed, _ = run("create_reasonseg", "--root", tmp_path, "--output", tmp_path / "out.json")
-    assert "left out       1 x text in cp1252 read as such" in printed
+    assert "noted          1 x text in cp1252 read as such" in printed
     assert "Where is the café’s door?" in read_records(tmp_path / "out.json")[0]["conversations"][0]["value"]
 
 

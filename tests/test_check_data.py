@@ -88,7 +88,7 @@ def test_what_a_documented_rule_leaves_out_is_told_and_not_wrong(check, tmp_path
     FOLDERS["create_grefercoco"](tmp_path)
     _, printed = check("--root", tmp_path, "--dataset", "grefcoco", "--read")
     assert "ok       grefcoco|unc|train: 2 targets, 2 samples, 1 images" in printed
-    assert "left out       1 x refs without sentences" in printed
+    assert "noted          1 x refs without sentences" in printed
 
 
 def test_other_split_files_are_read_where_they_are(check, tmp_path):

@@ -147,7 +147,7 @@ def test_grefcoco_runs_as_a_script_with_its_own_defaults(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "no target: 1" in done.stdout
-    assert "left out       1 x refs without sentences" in done.stdout
+    assert "noted          1 x refs without sentences" in done.stdout
     records = read_records(output)
     assert len(records) == 2
     assert (records[0]["height"], records[0]["width"]) == (24, 24)

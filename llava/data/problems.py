@@ -26,6 +26,7 @@ class Problems:
         self.on_error = on_error
         self.counts: Counter[str] = Counter()
         self._examples: dict[str, list[str]] = {}
+        self._wrong: set[str] = set()
 
     def report(self, kind: str, place: str, message: str) -> None:
         """A record is wrong and cannot be used.
@@ -40,10 +41,11 @@ class Problems:
         """
         if self.on_error == "stop":
             raise ValueError(f"{place}: {message}; to leave such records out and count them: --on-error skip")
+        self._wrong.add(kind)
         self.note(kind, f"{place}: {message}")
 
     def note(self, kind: str, example: str) -> None:
-        """Count something that was left out by a documented rule; never stops."""
+        """Count something that a documented rule leaves out or changes; never stops."""
         self.counts[kind] += 1
         examples = self._examples.setdefault(kind, [])
         if len(examples) < _EXAMPLES:
@@ -52,6 +54,7 @@ class Problems:
     def __str__(self) -> str:
         lines = []
         for kind, count in sorted(self.counts.items()):
-            lines.append(f"left out       {count} x {kind}")
+            verb = "left out" if kind in self._wrong else "noted"
+            lines.append(f"{verb:<14} {count} x {kind}")
             lines += [f"               {example}" for example in self._examples[kind]]
         return "\n".join(lines)
