@@ -162,7 +162,7 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux' account of memory")
-def test_pages_that_were_read_do_not_pile_up(tmp_path, monkeypatch):
+def test_a_store_is_never_read_into_memory_and_pages_that_were_read_do_not_pile_up(tmp_path, monkeypatch):
     long = tuple(f"{number} " + "word " * 200 for number in range(4))
     images = [
         AnnotatedImage(f"i{n}", "d", "referring", f"{n}.jpg", SIZE_HW, (Target("t", long, None),))
@@ -172,17 +172,18 @@ def test_pages_that_were_read_do_not_pile_up(tmp_path, monkeypatch):
     mapped = {}
     for reads in (10**9, 8):
         monkeypatch.setattr(store_module, "_READS_PER_RELEASE", reads)
-        before = mapped_megabytes()
+        own, before = megabytes("RssAnon"), megabytes("RssFile")
         store = open_store(tmp_path / "s")
         assert [store[index][0].id for index in range(0, 4000, 50)] == [f"i{n}" for n in range(0, 4000, 50)]
-        mapped[reads] = mapped_megabytes() - before
+        mapped[reads] = megabytes("RssFile") - before
+        assert megabytes("RssAnon") - own < 5
         del store
     assert mapped[8] < 6 < 12 < mapped[10**9]
 
 
-def mapped_megabytes():
+def megabytes(name):
     text = Path("/proc/self/status").read_text()
-    return int(re.findall(r"RssFile:\s+(\d+) kB", text)[0]) / 1024
+    return int(re.findall(rf"{name}:\s+(\d+) kB", text)[0]) / 1024
 
 
 def ids_in_child(store, indices, pipe):

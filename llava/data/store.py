@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
+from datasets.table import InMemoryTable
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -92,7 +93,8 @@ class Store:
             self._anchors = np.load(self.folder / ANCHORS_FILE, mmap_mode="r")
             with (self.folder / IMAGES_FILE).open("rb") as stream:
                 self._mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-            self._images = Dataset.from_buffer(self._mapped)
+            # A fingerprint of our own: the library's would read and pickle the whole file.
+            self._images = Dataset(InMemoryTable.from_buffer(self._mapped), fingerprint="store")
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.folder} is damaged ({error}); build it again") from error
         held = (*self._anchors.shape, len(self._images))
