@@ -367,19 +367,20 @@ def test_two_processes_train_and_resume_like_an_unbroken_run(data, tiny_llava_fo
         record(number, with_image=False) for number in range(5)
     ]
     write_records(data / "train.json", mixed)
-    whole = run_in_processes(command(tiny_llava_folder, data, data / "whole"), *launcher)
+    more = ("--max_steps", "8", "--save_total_limit", "9")
+    whole = run_in_processes(command(tiny_llava_folder, data, data / "whole", *more), *launcher)
     assert whole.returncode == 0, whole.stderr
-    assert whole.stdout.count("step 1/4") == 1
+    assert whole.stdout.count("step 1/8") == 1
     assert json.loads((data / "whole" / "training.json").read_text())["facts"]["number of processes"] == 2
     load_checkpoint(data / "whole")
     broken = data / "broken"
-    more = ("--save_total_limit", "9")
     assert run_in_processes(command(tiny_llava_folder, data, broken, *more), *launcher).returncode == 0
-    shutil.rmtree(broken / "checkpoint-4")
+    # An epoch has four steps: the run goes on in the middle of the second.
+    shutil.rmtree(broken / "checkpoint-8")
     (broken / "adapter_model.safetensors").unlink()
     again = run_in_processes(command(tiny_llava_folder, data, broken, *more, "--resume"), *launcher)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("step 3/4") == 1 and "step 2/4" not in again.stdout
+    assert again.stdout.count("step 7/8") == 1 and "step 6/8" not in again.stdout
     assert_identical(broken, data / "whole")
 
 
