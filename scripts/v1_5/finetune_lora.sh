@@ -13,7 +13,7 @@ set -euo pipefail
 
 if [ -z "${MODEL:-}" ]; then GRID=${GRID:-16}; fi  # the default base says no grid; the published one is 16
 MODEL=${MODEL:-llava-hf/llava-1.5-7b-hf}          # base: Hugging Face LLaVA, folder or model id
-DATA=${DATA:-playground/data/json_files/refcoco_train_16x16_r2_c2.json}   # record files, separated by spaces
+DATA=${DATA:-playground/data/json_files/refcoco_train_16x16_r2_c2.json}   # record files, stores, or one mixture .yaml
 IMAGES=${IMAGES:-playground/data/refer_seg}       # folder that the records' image paths start from
 OUTPUT=${OUTPUT:-checkpoints/text4seg-lora}
 VERSION=${VERSION:-}                              # prompt; empty: the base's, else text4seg_v1
