@@ -208,8 +208,8 @@ def main() -> None:
         "--vision", type=Path, default=Path("runs/tiny/vision"), help="folder of pretrain_vision.py"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/grounding"), help="output folder")
-    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps")
-    parser.add_argument("--batch", type=int, default=24, help="scenes a step")
+    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps")
+    parser.add_argument("--batch", type=int, default=16, help="scenes a step")
     parser.add_argument("--rounds", type=int, default=8, help="questions a scene")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, scenes and wording")

@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, default=Path("runs/tiny/scenes"), help="folder of scenes.py")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/vision"), help="output folder")
     parser.add_argument("--patch", type=int, default=12, help="patch side in pixels")
-    parser.add_argument("--steps", type=int, default=5300, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=9500, help="optimizer steps")
     parser.add_argument("--batch", type=int, default=24, help="images a step")
     parser.add_argument("--lr", type=float, default=1.2e-3, help="peak learning rate")
     parser.add_argument("--init", type=Path, help="folder of an earlier run to start from")

@@ -210,7 +210,7 @@ def main() -> None:
     )
     parser.add_argument("--grounding", type=Path, help="folder of pretrain_grounding.py")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/llava"), help="output folder")
-    parser.add_argument("--steps", type=int, default=2500, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=2200, help="optimizer steps")
     parser.add_argument("--batch", type=int, default=8, help="scenes a step")
     parser.add_argument("--rounds", type=int, default=4, help="questions a scene")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
@@ -218,10 +218,10 @@ def main() -> None:
         "--vision-share", type=float, default=0.08, help="learning rate of the tower, as a share"
     )
     parser.add_argument("--dense-weight", type=float, default=1.0, help="weight of the tower's dense loss")
-    parser.add_argument("--hint-weight", type=float, default=0.3, help="weight of the hints' loss")
+    parser.add_argument("--hint-weight", type=float, default=0.5, help="weight of the hints' loss")
     parser.add_argument("--warmup", type=int, default=100, help="steps until the peak")
     parser.add_argument(
-        "--decay", type=float, default=0.35, help="share of the steps that lowers the rate again"
+        "--decay", type=float, default=0.4, help="share of the steps that lowers the rate again"
     )
     parser.add_argument("--val", type=int, default=60, help="val questions judged at every save")
     parser.add_argument("--save-every", type=int, default=500, help="steps between saves")
