@@ -51,9 +51,9 @@ def scores_of(pairs):
     return scores.compute()
 
 
-def test_many_objects_named_by_their_position_are_found(answers):
+def test_most_objects_named_by_their_position_are_found(answers):
     coarse = scores_of([(prediction.masks[0, 0], truth) for _, truth, prediction in answers])
-    assert coarse["samples"] > 20 and coarse["gIoU"] > 0.3 and coarse["P@0.5"] > 0.3
+    assert coarse["samples"] > 20 and coarse["gIoU"] > 0.6 and coarse["P@0.5"] > 0.75
 
 
 def test_nearly_all_answers_are_well_formed(answers):
