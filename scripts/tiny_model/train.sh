@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train the two shipped models from scratch, score them, and put them into playground/checkpoints.
 #
-#   bash scripts/tiny_model/train.sh        # about 75 minutes on two CPU cores, the sum of its steps
+#   bash scripts/tiny_model/train.sh        # about two and a half hours on two CPU cores, the sum of its steps
 #
 # Everything is seeded; the LLaVA step goes on from its last save when the script is started again.
 set -euo pipefail
