@@ -13,22 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from llava.data.problems import Problems
 from llava.data.readers.classes import class_names
 from llava.data.readers.info import DatasetInfo
-from llava.data.readers.label_maps import LabelMap, class_samples, read_segment_map
-from llava.data.readers.lookup import (
-    PROGRESS_FROM,
-    Pictures,
-    check_split,
-    coco_folders,
-    find_path,
-    has_keys,
-    load_json,
-    require,
-)
+from llava.data.readers.label_maps import LabelMap, class_samples
+from llava.data.readers.lookup import check_split, coco_folders, has_keys
+from llava.data.readers.segment_maps import map_folders, segmented_images
 from llava.data.readers.shapes import masks_by_value
 from llava.data.rle import merge_rles, rle_area
 from llava.types import Rle, Sample
@@ -40,9 +30,7 @@ CLASSES = class_names("coco_panoptic")
 VOID = 0
 """Id of pixels that no segment claims."""
 
-_KEYS = frozenset({"image_id", "file_name", "segments_info"})
 _SEGMENT_KEYS = frozenset({"id", "category_id", "area"})
-_BASES = ("coco", "coco/annotations", "annotations", ".")
 
 
 def read_panoptic(root: Path, split: str, problems: Problems) -> Iterator[Sample]:
@@ -56,34 +44,16 @@ def read_panoptic(root: Path, split: str, problems: Problems) -> Iterator[Sample
         FileNotFoundError: the file, the folder of maps or that of images is missing.
     """
     check_split(split, SPLITS, NAME)
-    path = find_path(root, _files(split))
-    content = require(load_json(path), frozenset({"annotations"}), str(path))
-    maps = find_path(root, _maps(split))
-    pictures = Pictures(root, coco_folders(f"{split}2017"))
-    records = content["annotations"]
-    seen: set[int] = set()
-    progress = tqdm(records, desc=f"{NAME}|{split}", unit="image", disable=len(records) < PROGRESS_FROM)
-    for number, record in enumerate(progress):
-        if not has_keys(record, _KEYS, problems, f"{path}: annotation {number}"):
-            continue
-        place = f"{path}: image {record['image_id']}"
-        if record["image_id"] in seen:
-            problems.report("id that stands twice", place, "the image is annotated twice")
-            continue
-        seen.add(record["image_id"])
-        ids = read_segment_map(maps / record["file_name"], problems)
-        if ids is None:
-            continue
-        name = f"{Path(record['file_name']).stem}.jpg"
-        picture = pictures.check(name, (ids.shape[0], ids.shape[1]), problems=problems, place=place)
-        masks = _masks(record, ids, problems, place) if picture else None
-        if picture is None or masks is None:
+    images = segmented_images(root, split, _files(split), problems=problems, title=f"{NAME}|{split}")
+    for record, ids, path, place in images:
+        masks = _masks(record, ids, problems, place)
+        if masks is None:
             continue
         yield from class_samples(
             f"{NAME}|{split}|{record['image_id']}",
             {category: mask for category, mask in masks.items() if category != VOID},
             CLASSES,
-            image=(picture[0], int(record["image_id"])),
+            image=(path, int(record["image_id"])),
             ignore=masks.get(VOID),
         )
 
@@ -128,12 +98,8 @@ def _segment_fault(segment: Mapping[str, Any], left: Mapping[int, Rle]) -> tuple
 
 def _files(split: str) -> list[str]:
     """Where the annotations of a split may lie."""
-    return [f"{base}/panoptic_{split}2017.json" for base in _BASES[1:]]
-
-
-def _maps(split: str) -> list[str]:
-    """Where the maps of a split may lie."""
-    return [f"{base}/panoptic_{split}2017" for base in _BASES]
+    folders = ("coco/annotations", "annotations", ".")
+    return [f"{folder}/panoptic_{split}2017.json" for folder in folders]
 
 
 INFOS: tuple[DatasetInfo, ...] = (
@@ -145,7 +111,7 @@ INFOS: tuple[DatasetInfo, ...] = (
         needs=tuple(
             " or ".join(places)
             for split in SPLITS
-            for places in (_files(split), _maps(split), coco_folders(f"{split}2017"))
+            for places in (_files(split), map_folders(split), coco_folders(f"{split}2017"))
         ),
         page="https://cocodataset.org/#download (2017 panoptic train/val annotations)",
         images_page="https://cocodataset.org/#download (2017 images)",
