@@ -13,13 +13,11 @@ from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 from transformers import TrainerCallback
 
-from llava.constants import IGNORE_INDEX
 from llava.data.prompt import render
 from llava.data.records import write_records
 from llava.data.tokens import pixel_values, tokenize
 from llava.model.checkpoint import load_checkpoint
 from llava.train.dataset import (
-    Collator,
     ConversationDataset,
     fit_records,
     load_records,
@@ -95,16 +93,6 @@ def test_features_are_the_tokens_and_pixels_of_inference(data):
     image = open_image(data / "images" / "3.png")
     assert torch.equal(features["pixel_values"], pixel_values([image], processor, tiny_settings()))
     assert "pixel_values" not in dataset[1]
-
-
-def test_a_batch_is_padded_on_the_right_and_padding_is_not_learnt():
-    rows = [{"input_ids": torch.tensor(row), "labels": torch.tensor(row)} for row in ([5, 6, 7], [8])]
-    rows[0]["pixel_values"] = torch.zeros(1, 3, 4, 4)
-    batch = Collator(pad_id=0)(rows)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
-    assert batch["labels"].tolist() == [[5, 6, 7], [8, IGNORE_INDEX, IGNORE_INDEX]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert batch["pixel_values"].shape == (1, 3, 4, 4)
 
 
 def test_measured_lengths_are_those_of_the_samples(data):

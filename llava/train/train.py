@@ -33,9 +33,10 @@ from transformers import LlavaForConditionalGeneration, TrainingArguments, set_s
 from llava.files import write_text_atomic
 from llava.model.checkpoint import load_base, load_processor
 from llava.settings import SegmentationSettings
-from llava.train.arguments import Arguments, parse, run_on_cpu, training_arguments
+from llava.train.arguments import Arguments, parse, training_arguments
+from llava.train.batch import Collator
+from llava.train.checks import run_on_cpu
 from llava.train.data import TrainingData, load_data
-from llava.train.dataset import Collator
 from llava.train.lora import add_lora, count_parameters, train_language_model
 from llava.train.resolve import Resolved, read_base, resolve
 from llava.train.trainer import MaskTextTrainer, last_whole_checkpoint
