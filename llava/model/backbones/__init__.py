@@ -1,0 +1,37 @@
+"""The families of vision-language models that can be trained and asked: one small adapter for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llava.model.backbones.base import DYNAMIC, Backbone
+from llava.model.backbones.llava_1_5 import LLAVA
+
+__all__ = ["BACKBONES", "DYNAMIC", "Backbone", "backbone_of", "backbone_of_processor"]
+
+BACKBONES: dict[str, Backbone] = {backbone.model_type: backbone for backbone in (LLAVA,)}
+"""Adapters by the `model_type` of config.json."""
+
+
+def backbone_of(config: Any) -> Backbone:  # noqa: ANN401
+    """Adapter for a model's configuration.
+
+    Raises:
+        ValueError: there is none; the message lists the known model types.
+    """
+    if config.model_type not in BACKBONES:
+        raise ValueError(f"model_type is {config.model_type!r}; known: {', '.join(BACKBONES)}")
+    return BACKBONES[config.model_type]
+
+
+def backbone_of_processor(processor: Any) -> Backbone:  # noqa: ANN401
+    """Adapter whose `load_processor` made this processor.
+
+    Raises:
+        ValueError: none did.
+    """
+    for backbone in BACKBONES.values():
+        if type(processor) is backbone.processor_class:
+            return backbone
+    known = ", ".join(backbone.processor_class.__name__ for backbone in BACKBONES.values())
+    raise ValueError(f"{type(processor).__name__} belongs to no known family; known: {known}")

@@ -1,0 +1,132 @@
+"""What a family of models must say about itself; every other module is the same for all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from llava.constants import SEGMENTATION_FILE
+from llava.settings import SegmentationSettings
+
+DYNAMIC = 0
+"""`image_side` of a checkpoint whose images keep their aspect ratio, within the processor's pixel limits."""
+
+
+@dataclass(frozen=True)
+class Backbone(ABC):
+    """One family of vision-language models, with unchanged classes of transformers.
+
+    Attributes:
+        model_type: what config.json says.
+        model_class: transformers' class with `generate`.
+        processor_class: class of the processor that `load_processor` gives.
+        prompts: names in `llava.data.prompt.PROMPTS` that fit it; the first is the default.
+        language_model: path of the submodule that LoRA goes on.
+        projector: path of the submodule between vision and language, which is trained in full.
+        vision: path of the submodule that reads pixels; may contain the projector.
+    """
+
+    model_type: str
+    model_class: type[Any]
+    processor_class: type[Any]
+    prompts: tuple[str, ...]
+    language_model: str = "model.language_model"
+    projector: str = "model.multi_modal_projector"
+    vision: str = "model.vision_tower"
+
+    @abstractmethod
+    def load_processor(self, path: str | Path) -> Any:  # noqa: ANN401
+        """Processor of a folder or hub name, with the image processor that needs no torchvision."""
+
+    @abstractmethod
+    def image_side(self, config: Any) -> int:  # noqa: ANN401
+        """Default side in pixels of the square that images are squashed to; `DYNAMIC` keeps their shape."""
+
+    @abstractmethod
+    def side_problem(self, side: int, config: Any) -> str | None:  # noqa: ANN401
+        """Why the model cannot take images of this side, or None."""
+
+    @abstractmethod
+    def image_inputs(
+        self,
+        image: Image.Image,
+        processor: Any,  # noqa: ANN401
+        settings: SegmentationSettings,
+    ) -> dict[str, torch.Tensor]:
+        """What the model takes of one image; batches concatenate each tensor along its first dimension."""
+
+    @abstractmethod
+    def image_tokens(
+        self,
+        size_wh: tuple[int, int],
+        processor: Any,  # noqa: ANN401
+        settings: SegmentationSettings,
+    ) -> int:
+        """Number of tokens that an image of (width, height) pixels occupies in the text."""
+
+    @abstractmethod
+    def blank_features(self, projector: nn.Module) -> torch.Tensor:
+        """Smallest input of the projector, all zero: what lets a batch without images pass through it."""
+
+    def text_inputs(self, input_ids: torch.Tensor, config: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401
+        """Further inputs that follow from the token ids (b, n); none for most families."""
+        return {}
+
+    def has_fixed_size(self, settings: SegmentationSettings) -> bool:
+        """Whether all images occupy equally many tokens, so that none needs to be opened to count them."""
+        return settings.image_side != DYNAMIC
+
+    def feature_problem(
+        self,
+        model: Any,  # noqa: ANN401
+        processor: Any,  # noqa: ANN401
+        settings: SegmentationSettings | None,
+    ) -> str | None:
+        """Why the processor writes another number of image tokens than the model has features, or None."""
+        return None
+
+    def problems(
+        self,
+        model: Any,  # noqa: ANN401
+        processor: Any,  # noqa: ANN401
+        settings: SegmentationSettings | None,
+    ) -> list[str]:
+        """Every point on which model, processor and settings differ."""
+        tokenizer, found = processor.tokenizer, []
+        token, needed = processor.image_token, model.config.image_token_id
+        image_id = tokenizer.convert_tokens_to_ids(token)
+        rows = model.get_input_embeddings().num_embeddings
+        if image_id != needed:
+            found.append(f"{token} is token {image_id} in the tokenizer, {needed} in the model")
+        mismatch = self.feature_problem(model, processor, settings)
+        if mismatch:
+            found.append(mismatch)
+        if len(tokenizer) > rows:
+            found.append(f"the tokenizer knows {len(tokenizer)} tokens, the model has embeddings for {rows}")
+        if tokenizer.eos_token_id is None:
+            found.append("the tokenizer has no end-of-text token, so that no answer would ever end")
+        return found + (self._settings_problems(settings, model.config) if settings else [])
+
+    def _settings_problems(self, settings: SegmentationSettings, config: Any) -> list[str]:  # noqa: ANN401
+        """What of `segmentation.json` does not fit the model."""
+        found = []
+        side = self.side_problem(settings.image_side, config)
+        if side:
+            found.append(f"{SEGMENTATION_FILE} has image_side {settings.image_side}, {side}")
+        return found + [
+            f"{SEGMENTATION_FILE} has {problem}"
+            for problem in [self.prompt_problem(settings.prompt)]
+            if problem
+        ]
+
+    def prompt_problem(self, prompt: str) -> str | None:
+        """Why this prompt does not fit the family, or None."""
+        if prompt in self.prompts:
+            return None
+        return f"prompt {prompt!r}; known for {self.model_type}: {', '.join(self.prompts)}"
