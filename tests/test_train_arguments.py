@@ -12,7 +12,8 @@ from conftest import tiny_settings
 
 from llava.constants import SEGMENTATION_FILE
 from llava.train import arguments as arguments_module
-from llava.train.arguments import Arguments, parse, parse_grid, run_on_cpu, training_arguments
+from llava.train.arguments import Arguments, parse, training_arguments
+from llava.train.checks import parse_grid, run_on_cpu
 from llava.train.resolve import read_base, resolve
 
 ROOT = Path(__file__).parents[1]

@@ -1,31 +1,25 @@
-"""What a training run can be told, under LLaVA's own flag names, and every check before weights load."""
+"""What a training run can be told, under LLaVA's own flag names, in LLaVA's words and Hugging Face's."""
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.trainer_utils import SchedulerType
 
 from llava.data.prompt import PROMPTS
-from llava.data.store import is_store
 from llava.model.weights import ATTENTIONS
 from llava.settings import CELL_POLICIES, CODECS, INTERPOLATIONS, UPSAMPLING
-
-LONG_SAMPLES = ("error", "skip")
-REPORT_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
-NEEDS_NO_FLAG = (
-    "vision_tower pretrain_mm_mlp_adapter mm_projector_type mm_vision_select_layer mm_use_im_start_end "
-    "mm_use_im_patch_token image_aspect_ratio lazy_preprocess evaluation_strategy freeze_backbone"
-).split()
-"""Flags of LLaVA's own scripts whose answer lies in a Hugging Face checkpoint, or which are always on."""
+from llava.train.checks import (
+    REPORT_PACKAGES,
+    data_problems,
+    model_problems,
+    run_on_cpu,
+    run_problems,
+    unknown,
+)
 
 
 def option(default: Any, text: str) -> Any:  # noqa: ANN401
@@ -125,148 +119,10 @@ def parse(argv: Sequence[str]) -> Arguments:
     model, data, run, rest = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
     arguments = Arguments(model, data, run, tuple(argv))
     known = [item.name for part in (model, data, run) for item in fields(part)]
-    problems = _unknown(rest, known) + _model_problems(model) + _data_problems(data) + _run_problems(run)
+    problems = unknown(rest, known) + model_problems(model) + data_problems(data) + run_problems(run)
     if problems:
         raise ValueError("the run cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
     return arguments
-
-
-def _unknown(rest: Sequence[str], known: Sequence[str]) -> list[str]:
-    """One problem for every word that no flag took."""
-    problems = []
-    for place, word in enumerate(rest):
-        name = word.removeprefix("--").split("=")[0]
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-        if name in NEEDS_NO_FLAG:
-            problems.append(f"--{name} is not needed, leave it out: the Hugging Face checkpoint settles it")
-        elif word.startswith("--"):
-            advice = f"did you mean --{close[0]}?" if close else "see --help"
-            problems.append(f"unknown flag --{name}; {advice}")
-        elif place == 0 or not rest[place - 1].startswith("--"):
-            problems.append(f"{word!r} belongs to no flag")
-    return problems
-
-
-def _not_in(name: str, value: str | None, known: Sequence[str]) -> list[str]:
-    if value is None or value in known:
-        return []
-    return [f"--{name} {value!r}: known are {', '.join(known)}"]
-
-
-def _outside(name: str, value: float | None, low: float, high: float = float("inf")) -> list[str]:
-    if value is None or low <= value <= high:
-        return []
-    limit = f"at least {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
-    return [f"--{name} {value:g}: must be {limit}"]
-
-
-def parse_grid(text: str) -> tuple[int, int]:
-    """(rows, columns) of "16" or "12x16"."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
-        raise ValueError(f"--grid {text!r}: write one side, 16, or rows x columns, 12x16")
-    return int(sides[0]), int(sides[-1])
-
-
-def _model_problems(model: ModelArguments) -> list[str]:
-    path = model.model_name_or_path
-    problems = (
-        [] if path else ["--model_name_or_path is missing: give a Hugging Face LLaVA folder or model id"]
-    )
-    if path.startswith((".", "/")) and not Path(path).is_dir():
-        problems.append(f"--model_name_or_path {path} not found")
-    if Path(path, "adapter_config.json").is_file():
-        merge = f"python scripts/merge_lora_weights.py --model-path {path} --save-path {path}-merged"
-        problems.append(f"--model_name_or_path {path} is an adapter; make a whole model of it first: {merge}")
-    if model.grid is not None:
-        try:
-            parse_grid(model.grid)
-        except ValueError as error:
-            problems.append(str(error))
-    problems += _not_in("version", model.version, tuple(PROMPTS)) + _not_in("codec", model.codec, CODECS)
-    problems += _not_in("interpolation", model.interpolation, INTERPOLATIONS)
-    problems += _not_in("cell_policy", model.cell_policy, CELL_POLICIES)
-    problems += _not_in("upsample", model.upsample, UPSAMPLING) + _not_in("attn", model.attn, ATTENTIONS)
-    problems += _outside("image_side", model.image_side, 1) + _outside("lora_r", model.lora_r, 1)
-    problems += _outside("lora_alpha", model.lora_alpha, 1) + _outside(
-        "lora_dropout", model.lora_dropout, 0, 1
-    )
-    return problems + _outside("mm_projector_lr", model.mm_projector_lr, 0)
-
-
-def _data_problems(data: DataArguments) -> list[str]:
-    problems = []
-    if not data.data_path:
-        problems.append("--data_path is missing: give record files, stores or a mixture file")
-    for path in map(Path, data.data_path):
-        if path.is_dir() and not is_store(path):
-            problems.append(
-                f"--data_path {path} is a folder and no store; give a record file, a mixture or a store"
-            )
-        elif not path.exists():
-            problems.append(f"--data_path {path} not found")
-    if not data.image_folder:
-        problems.append("--image_folder is missing: give the folder that the records' image paths start from")
-    elif not Path(data.image_folder).is_dir():
-        problems.append(f"--image_folder {data.image_folder} not found")
-    problems += _not_in("long_samples", data.long_samples, LONG_SAMPLES)
-    problems += _outside("model_max_length", data.model_max_length, 1)
-    return problems + _outside("dataloader_num_workers", data.dataloader_num_workers, 0)
-
-
-def _run_problems(run: RunArguments) -> list[str]:
-    problems = [] if run.output_dir else ["--output_dir is missing"]
-    if Path(run.output_dir or ".").is_file():
-        problems.append(f"--output_dir {run.output_dir} is a file")
-    at_least_one = (
-        "per_device_train_batch_size gradient_accumulation_steps logging_steps save_steps save_total_limit"
-    )
-    for name in at_least_one.split():
-        problems += _outside(name, getattr(run, name), 1)
-    for name in ("learning_rate", "weight_decay", "max_grad_norm", "seed"):
-        problems += _outside(name, getattr(run, name), 0)
-    problems += _outside("warmup_ratio", run.warmup_ratio, 0, 0.99)
-    if run.max_steps <= 0 and run.num_train_epochs <= 0:
-        problems.append(f"--num_train_epochs {run.num_train_epochs:g}: must be above 0")
-    usable = sorted(
-        kind.value for kind in SchedulerType if kind.value not in {"reduce_lr_on_plateau", "greedy"}
-    )
-    problems += _not_in("lr_scheduler_type", run.lr_scheduler_type, usable)
-    problems += _not_in("report_to", run.report_to, ("none", *REPORT_PACKAGES))
-    package = REPORT_PACKAGES.get(run.report_to)
-    if package and importlib.util.find_spec(package) is None:
-        problems.append(
-            f"--report_to {run.report_to}: not installed; pip install {package}, or --report_to none"
-        )
-    return problems + _machine_problems(run)
-
-
-def _machine_problems(run: RunArguments) -> list[str]:
-    """What this machine cannot do of what was asked."""
-    problems = []
-    on_cpu = run_on_cpu(run)
-    if run.bf16 and run.fp16:
-        problems.append("--bf16 and --fp16 exclude each other")
-    if run.fp16 and on_cpu:
-        problems.append("--fp16 needs a GPU; leave it out, or use --bf16")
-    if run.tf32 and on_cpu:
-        problems.append("--tf32 needs an NVIDIA GPU of the Ampere family or newer")
-    if run.deepspeed is None:
-        return problems
-    if not Path(run.deepspeed).is_file():
-        problems.append(
-            f"--deepspeed {run.deepspeed} not found; scripts/zero2.json and zero3.json come along"
-        )
-    if importlib.util.find_spec("deepspeed") is None:
-        problems.append('--deepspeed: not installed; pip install ".[train]", or leave the flag out')
-    if "RANK" not in os.environ and run.local_rank < 0:
-        problems.append("--deepspeed needs a launcher: torchrun --nproc_per_node N -m llava.train.train ...")
-    return problems
-
-
-def run_on_cpu(run: RunArguments) -> bool:
-    """Whether the run stays on the CPU, asked for or for want of a GPU."""
-    return run.use_cpu or not torch.cuda.is_available()
 
 
 def training_arguments(arguments: Arguments) -> TrainingArguments:

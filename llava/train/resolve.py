@@ -11,7 +11,8 @@ from transformers import AutoConfig, LlavaConfig
 from llava.constants import SEGMENTATION_FILE
 from llava.model.checkpoint import ORIGINAL_LAYOUT
 from llava.settings import SegmentationSettings
-from llava.train.arguments import ModelArguments, parse_grid
+from llava.train.arguments import ModelArguments
+from llava.train.checks import parse_grid
 
 DEFAULT_LENGTH = 3072
 """Longest sample in tokens, Text4Seg's finetune_lora.sh."""
