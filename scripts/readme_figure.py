@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from llava.codec import grid_to_mask, read_answer
-from llava.eval.draw import CARD, COARSE, GAP, INK, LINE, PAGE, REFINED, SOFT_INK, overlay
 from llava.eval.images import load_image
 from llava.files import atomic_path
 from llava.model.refine import SamRefiner
 from llava.model.segmenter import load_segmenter
+from llava.pictures import CARD, COARSE, GAP, INK, LINE, PAGE, REFINED, SOFT_INK, overlay
 from llava.settings import SegmentationSettings
 from llava.types import Query
 

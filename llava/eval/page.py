@@ -7,9 +7,9 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from llava.eval.draw import COARSE, REFINED, TRUTH, Colour
 from llava.eval.predictions import Record
 from llava.eval.scoring import STAGES, percent
+from llava.pictures import COARSE, REFINED, TRUTH, Colour
 
 COLUMNS = ("cIoU", "gIoU", "P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9", "N_acc", "T_acc")
 FAULT_EXAMPLES = 5

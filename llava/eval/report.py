@@ -22,7 +22,6 @@ from typing import Any
 from PIL import Image
 
 from llava.data.rle import decode_rle
-from llava.eval.draw import COARSE, REFINED, SOFT_INK, TRUTH, Card, Panel, sheet
 from llava.eval.images import load_image
 from llava.eval.metrics import Overlap
 from llava.eval.page import render, text_table
@@ -30,6 +29,7 @@ from llava.eval.predictions import PREDICTIONS_FILE, Record, read_records, read_
 from llava.eval.run import RunSettings, read_settings
 from llava.eval.scoring import StageOverlaps, percent, score_records, summarise
 from llava.files import atomic_path, write_text_atomic
+from llava.pictures import COARSE, REFINED, SOFT_INK, TRUTH, Card, Panel, sheet
 
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.html"

@@ -17,10 +17,10 @@ from PIL import Image
 
 from llava.data.questions import normalise_expression
 from llava.eval.arguments import NO_REFINER, add_checkpoint_arguments
-from llava.eval.draw import COARSE, REFINED, Card, Panel, sheet
 from llava.eval.images import load_image
 from llava.eval.loop import Refiner
 from llava.files import atomic_path
+from llava.pictures import COARSE, REFINED, Card, Panel, sheet
 from llava.settings import SegmentationSettings
 from llava.types import BoolArray, Prediction, Query, Segmenter
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from llava.eval.draw import CARD, COARSE, GAP, PAGE, TRUTH, Card, Panel, fit, overlay, sheet, wrap
+from llava.pictures import CARD, COARSE, GAP, PAGE, TRUTH, Card, Panel, fit, overlay, sheet, wrap
 
 GREY = (100, 100, 100)
 
