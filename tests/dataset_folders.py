@@ -7,6 +7,7 @@ import test_reader_conversations as conversations
 import test_reader_dcube as dcube
 import test_reader_earthreason as earthreason
 import test_reader_muse as muse
+import test_reader_own as own
 import test_reader_panoptic as panoptic
 import test_reader_parts as parts
 import test_reader_pix2cap as pix2cap
@@ -97,6 +98,7 @@ FOLDERS = {
     "create_pascal_part": lambda root: parts.write_mat(root, "2008_000008", [parts.DOG]),
     "create_coco_panoptic": lambda root: panoptic.write(root, [panoptic.annotation()]),
     "create_llava": llava,
+    "create_own": lambda root: own.write(root, own.ROWS),
 }
 """Command -> function that writes its dataset's train split (D-cube: all) under a root."""
 

@@ -10,6 +10,7 @@ from llava.data.readers import (
     dcube,
     earthreason,
     muse,
+    own,
     panoptic,
     parts,
     pix2cap,
@@ -22,7 +23,7 @@ from llava.types import Sample
 
 __all__ = ["DATASETS", "read_dataset"]
 
-_MODULES = (refer, reasonseg, muse, earthreason, pix2cap, dcube, semantic, parts, panoptic)
+_MODULES = (refer, reasonseg, muse, earthreason, pix2cap, dcube, semantic, parts, panoptic, own)
 
 DATASETS: Mapping[str, DatasetInfo] = {info.name: info for module in _MODULES for info in module.INFOS}
 """All datasets by name."""

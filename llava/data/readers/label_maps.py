@@ -192,7 +192,8 @@ def read_label_map(path: Path, problems: Problems) -> LabelMap | None:
 
     A conversion would turn the numbers of a palette image into brightness, and cut 16-bit numbers.
     """
-    return _read_pixels(path, MAP_MODES, problems, "take the map of numbers, not a coloured picture of it")
+    remedy = "take the map of numbers, not a coloured picture of it"
+    return read_pixels(path, MAP_MODES, problems, remedy=remedy)
 
 
 def read_segment_map(path: Path, problems: Problems) -> LabelMap | None:
@@ -200,28 +201,38 @@ def read_segment_map(path: Path, problems: Problems) -> LabelMap | None:
 
     A colour holds an id: red + 256 green + 65536 blue.
     """
-    colours = _read_pixels(path, ("RGB",), problems, "take the panoptic PNG as published")
+    colours = read_pixels(path, ("RGB",), problems, remedy="take the panoptic PNG as published")
     if colours is None:
         return None
     red, green, blue = (colours[..., channel].astype(np.int32) for channel in range(3))
     return red + 256 * green + 65536 * blue
 
 
-def _read_pixels(path: Path, modes: Sequence[str], problems: Problems, remedy: str) -> LabelMap | None:
-    """Stored pixels of an image in one of some modes, None after a report."""
+def read_pixels(
+    path: Path, modes: Sequence[str], problems: Problems, *, remedy: str, noun: str = "label map"
+) -> LabelMap | None:
+    """Stored pixels of an image (H, W) or (H, W, 3), None after a report.
+
+    Args:
+        path: the file.
+        modes: image modes of Pillow that are allowed.
+        problems: takes files that are missing, damaged or of another mode.
+        remedy: what to do about an image of another mode.
+        noun: what the image is called.
+    """
     if not is_filled_file(path):
-        problems.report("missing label map", str(path), f"the file is missing or empty - {HELP}")
+        problems.report(f"missing {noun}", str(path), f"the file is missing or empty - {HELP}")
         return None
     try:
         with Image.open(path) as picture:
             mode, pixels = picture.mode, np.asarray(picture)
     except (UnidentifiedImageError, OSError) as error:
-        problems.report("damaged label map", str(path), f"cannot be read ({error}); {DOWNLOAD_AGAIN}")
+        problems.report(f"damaged {noun}", str(path), f"cannot be read ({error}); {DOWNLOAD_AGAIN}")
         return None
     if mode not in modes:
         known = ", ".join(modes)
         problems.report(
-            "label map of another mode",
+            f"{noun} of another mode",
             str(path),
             f"the image has mode {mode}, needed one of {known}; {remedy}",
         )
