@@ -36,6 +36,39 @@ def test_the_plain_prompt_starts_with_the_question():
     assert render("plain_v1", [("Q", None)]) == [("USER: Q ASSISTANT:", False)]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "qwen_vl",
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+            "<|image_pad|><|vision_end|>Q<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n<|im_start|>user\nR"
+            "<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "internvl",
+            "<|im_start|>user\n<img><IMG_CONTEXT></img>\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+            "<|im_start|>user\nR<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "deepseek_vl",
+            "You are a helpful language and vision assistant. You are able to understand the visual content "
+            "that the user provides, and assist the user with a variety of tasks using natural language.\n\n"
+            "User: <image_placeholder>Q\n\nAssistant: A<\uff5cend\u2581of\u2581sentence\uff5c>"
+            "User: R\n\nAssistant:",
+        ),
+    ],
+)
+def test_prompts_of_other_families_are_theirs_character_by_character(name, text):
+    assert whole_text(render(name, [("<image>\nQ", "A"), ("R", None)])) == text
+
+
+def test_an_image_behind_the_question_becomes_the_familys_token_too():
+    assert whole_text(render("internvl", [("Q\n<image>", None)])) == (
+        "<|im_start|>user\nQ\n<img><IMG_CONTEXT></img><|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
 def test_supervised_pieces_are_exactly_the_answers():
     pieces = render("text4seg_v1", ROUNDS)
     assert [text for text, supervised in pieces if supervised] == [f" {answer}</s>" for _, answer in ROUNDS]

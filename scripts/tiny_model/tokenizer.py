@@ -44,7 +44,7 @@ def corpus(scenes: int) -> list[str]:
             question = fill(str(rng.choice(QUESTION_PARTIAL)), expression.text)
             answer = fill(str(rng.choice(ANSWER_PARTIAL)), expression.text)
             texts.append(
-                f"{prompt.user}: \n{question} {prompt.assistant}: {answer}\n<seg>{expression.text}</seg>"
+                f"{prompt.user}\n{question} {prompt.assistant} {answer}\n<seg>{expression.text}</seg>"
             )
     runs = [
         f"{label} *{count}{end}"
