@@ -2,7 +2,7 @@
 
 The seven golden answers of the tests score a cIoU of 25 under one row and of 53 under another, so a number
 without the name of its definition says little. All rows are measured at image size, on the same counts. A
-changed option is written behind the name and stays there wherever the number goes: "rela:side=480,min_area=50".
+changed option is written behind the name and goes wherever the number goes: "rela:side=480,min_area=50".
 """
 
 from __future__ import annotations

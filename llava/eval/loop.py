@@ -172,6 +172,8 @@ class Evaluation:
             note=note,
             faults=prediction.faults,
             mode=prediction.mode,
+            ignore=sample.ignore,
+            boxes_xyxy=sample.boxes_xyxy,
         )
 
 

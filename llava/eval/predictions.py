@@ -42,6 +42,8 @@ class Record:
         faults: what was wrong with the answer, in words.
         mode: "generated" or "forced".
         seconds: this answer's share of its batch, per step.
+        ignore: pixels that belong to no decision, COCO RLE of the image size; None where there are none.
+        boxes_xyxy: annotated box of each target in pixels, (x0, y0, x1, y1).
     """
 
     id: str
@@ -58,6 +60,8 @@ class Record:
     faults: tuple[str, ...] = ()
     mode: str = "generated"
     seconds: dict[str, float] = field(default_factory=dict)
+    ignore: Rle | None = None
+    boxes_xyxy: tuple[tuple[float, ...], ...] = ()
 
     @property
     def split(self) -> str:
@@ -71,7 +75,8 @@ class Record:
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Record:
         """Record of a decoded line; raises TypeError when fields are missing or unknown."""
-        return cls(**{**fields, "faults": tuple(fields.get("faults", ()))})
+        boxes = tuple(tuple(box) for box in fields.get("boxes_xyxy", ()))
+        return cls(**{**fields, "faults": tuple(fields.get("faults", ())), "boxes_xyxy": boxes})
 
 
 def split_of(sample_id: str) -> str:

@@ -96,10 +96,11 @@ def code_version() -> str:
 
 
 def describe_samples(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Number of samples and a digest that changes when one of them, its words or its mask changes."""
+    """Number of samples and a digest that changes when one of them, its words, mask or boxes change."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(json.dumps([sample.id, sample.expression, sample.mask, sample.no_target]).encode())
+        told = [sample.id, sample.expression, sample.mask, sample.no_target, sample.ignore, sample.boxes_xyxy]
+        digest.update(json.dumps(told).encode())
     return {"count": len(samples), "digest": digest.hexdigest()[:16]}
 
 
