@@ -1,7 +1,31 @@
+import pytest
 import torch
+from conftest import tiny_llava
+from transformers import LlavaConfig, Qwen2VLConfig
 
 from llava.constants import IGNORE_INDEX
-from llava.train.batch import Collator
+from llava.train.batch import Collator, PackedCollator, fill_rows, make_collator, packing_problem
+from llava.train.lora import add_lora
+
+IMAGE_TOKENS = 16
+
+
+def sample(length, *, image=True, seed=0):
+    """Features of a sample whose second half is learnt."""
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.randint(10, 300, (length,), generator=draw)
+    features = {"input_ids": ids, "labels": torch.where(torch.arange(length) < length // 2, -100, ids)}
+    if image:
+        spot = torch.full((IMAGE_TOKENS,), 3)
+        features["input_ids"] = torch.cat([ids[:2], spot, ids[2:]])
+        features["labels"] = torch.cat(
+            [features["labels"][:2], torch.full_like(spot, -100), features["labels"][2:]]
+        )
+        features["pixel_values"] = torch.randn(1, 3, 24, 24, generator=draw)
+    return features
+
+
+SAMPLES = [sample(n, image=n % 2 == 0, seed=n) for n in (30, 13, 10, 44, 6, 21)]
 
 
 def test_a_batch_is_padded_on_the_right_and_padding_is_not_learnt():
@@ -12,3 +36,89 @@ def test_a_batch_is_padded_on_the_right_and_padding_is_not_learnt():
     assert batch["labels"].tolist() == [[5, 6, 7], [8, IGNORE_INDEX, IGNORE_INDEX]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["pixel_values"].shape == (1, 3, 4, 4)
+
+
+def test_whatever_an_image_brings_is_joined_in_the_order_of_the_samples():
+    features = [
+        {
+            "input_ids": torch.tensor([1]),
+            "labels": torch.tensor([1]),
+            "image_grid_thw": torch.tensor([[1, 2, n]]),
+        }
+        for n in (4, 6)
+    ]
+    del features[0]["image_grid_thw"]
+    assert Collator(pad_id=0)([*features, *features[1:]])["image_grid_thw"].tolist() == [[1, 2, 6]] * 2
+
+
+def test_rows_are_filled_first_fit_from_the_longest_sample_on():
+    assert fill_rows([3, 9, 4, 5, 1, 5], 10) == [[1, 4], [3, 5], [2, 0]]
+    assert fill_rows([7], 7) == [[0]]
+
+
+def test_a_packed_row_restarts_positions_and_teaches_no_first_token():
+    rows = [{"input_ids": torch.tensor(row), "labels": torch.tensor(row)} for row in ([5, 6, 7], [8, 9], [4])]
+    batch = PackedCollator(pad_id=0, row_tokens=4)(rows)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 4], [8, 9, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, 6, 7, -100], [-100, 9, -100, -100]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0], [0, 1, 0, 1]]
+    assert "attention_mask" not in batch and batch["use_cache"] is False
+
+
+def test_without_a_budget_all_samples_share_a_row_without_padding():
+    batch = PackedCollator(pad_id=0, row_tokens=None)(SAMPLES)
+    assert batch["input_ids"].shape == (1, sum(len(each["input_ids"]) for each in SAMPLES))
+    assert (batch["position_ids"] == 0).sum() == len(SAMPLES)
+
+
+def test_images_follow_their_tokens_into_the_rows():
+    batch = PackedCollator(pad_id=0)(SAMPLES)
+    firsts = {int(each["input_ids"][0]): each for each in SAMPLES}
+    starts = (batch["position_ids"] == 0).nonzero().tolist()
+    met = [firsts[int(batch["input_ids"][row, at])] for row, at in starts if int(batch["input_ids"][row, at])]
+    images = [each["pixel_values"] for each in met if "pixel_values" in each]
+    assert len(met) == len(SAMPLES) and torch.equal(batch["pixel_values"], torch.cat(images))
+
+
+def loss_and_gradients(collator, samples, attention):
+    """Loss of a batch and the gradients of a tiny LLaVA whose adapters are not zero."""
+    model = tiny_llava()[0]
+    model.set_attn_implementation(attention)
+    adapted = add_lora(model, rank=2, alpha=8, dropout=0.0).train()
+    torch.manual_seed(1)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    loss = adapted(**{**collator(samples), "use_cache": False}).loss
+    loss.backward()
+    return loss.item(), {n: p.grad for n, p in adapted.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_and_padded_batches_have_equal_losses_and_gradients(attention):
+    loss, gradients = loss_and_gradients(Collator(0), SAMPLES, attention)
+    for row_tokens in (0, 90, None):
+        packed, found = loss_and_gradients(PackedCollator(0, row_tokens), SAMPLES, attention)
+        assert packed == pytest.approx(loss, abs=1e-6)
+        for name, gradient in gradients.items():
+            assert torch.allclose(found[name], gradient, atol=2e-6), name
+
+
+def test_with_a_cache_packed_samples_would_see_each_other():
+    model, batch = tiny_llava()[0], PackedCollator(0, None)(SAMPLES)
+    with torch.no_grad():
+        apart, mixed = model(**batch).loss, model(**{**batch, "use_cache": True}).loss
+    assert abs(float(apart - mixed)) > 1e-4
+
+
+def test_packing_is_refused_where_samples_could_see_each_other():
+    assert packing_problem(LlavaConfig(), "sdpa") is None
+    assert "qwen2_vl_text of qwen2_vl is not known to" in packing_problem(Qwen2VLConfig(), "sdpa")
+    assert "attention 'flex_attention'; known are sdpa" in packing_problem(LlavaConfig(), "flex_attention")
+
+
+def test_flash_attention_reads_one_row_and_others_rows_within_a_budget():
+    choices = {"packing": True, "row_tokens": 90}
+    assert make_collator(7, **choices, attention="flash_attention_2") == PackedCollator(7, None)
+    assert make_collator(7, **choices, attention="sdpa") == PackedCollator(7, 90)
+    assert make_collator(7, packing=False, row_tokens=90, attention="sdpa") == Collator(7)

@@ -1,18 +1,27 @@
-"""Samples put together into the batches that a model reads."""
+"""Samples put together into the batches that a model reads, padded or packed without padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from llava.constants import IGNORE_INDEX
 
+PACKABLE_TEXT = ("llama", "qwen2", "qwen3", "mistral")
+"""Language models (`text_config.model_type`) whose layers see a row only through attention, with one position
+for each token: what restarting positions keep apart."""
+PACKABLE_ATTENTION = ("sdpa", "eager", "flash_attention_2")
+"""Implementations that transformers tells where a sample of a row ends."""
+_TOKEN_FILL = {"labels": IGNORE_INDEX, "mm_token_type_ids": 0}
+"""What is written behind the end of features that have one number for each token."""
+
 
 @dataclass(frozen=True)
 class Collator:
-    """Batch of features: texts padded on the right, the images of those that have one stacked.
+    """Batch of features: texts padded on the right, everything of the images joined.
 
     Attributes:
         pad_id: token id of the padding, which no position attends to.
@@ -20,16 +29,148 @@ class Collator:
 
     pad_id: int
 
-    def __call__(self, features: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """input_ids, labels and attention_mask int64 (b, n); pixel_values float32 (images, 3, S, S)."""
-        pad = torch.nn.utils.rnn.pad_sequence
-        ids = [feature["input_ids"] for feature in features]
+    def __call__(self, features: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        """input_ids, labels and attention_mask int64 (b, n); pixel_values float32 (images, 3, S, S).
+
+        Features that have one number for each token are padded, all others joined along their first
+        dimension in the order of the samples.
+        """
+        fill = {"input_ids": self.pad_id, **_TOKEN_FILL}
         batch = {
-            "input_ids": pad(ids, batch_first=True, padding_value=self.pad_id),
-            "labels": pad([f["labels"] for f in features], batch_first=True, padding_value=IGNORE_INDEX),
-            "attention_mask": pad([torch.ones_like(row) for row in ids], batch_first=True),
+            name: _padded([feature[name] for feature in features], value)
+            for name, value in fill.items()
+            if name in features[0]
         }
-        images = [feature["pixel_values"] for feature in features if "pixel_values" in feature]
-        if images:
-            batch["pixel_values"] = torch.cat(images)
-        return batch
+        batch["attention_mask"] = _padded([torch.ones_like(each["input_ids"]) for each in features], 0)
+        return batch | join_images(features)
+
+
+@dataclass(frozen=True)
+class PackedCollator:
+    """Batch whose rows hold several samples each, with positions that start anew at every sample.
+
+    transformers takes attention apart where positions restart, if it gets neither a mask nor a cache: no
+    token sees another sample. Rows are filled first-fit, longest sample first, up to the longest sample of
+    the batch or `row_tokens`, whichever is more; the result depends on nothing but the samples, so that every
+    process and every resumed run gets the same.
+
+    Attributes:
+        pad_id: token id behind the end of the shorter rows; padding sees only itself.
+        row_tokens: tokens that a row may have even where no sample is as long. None puts all samples into one
+            row: what kernels with variable lengths (flash_attention_2) need, and no padding at all.
+    """
+
+    pad_id: int
+    row_tokens: int | None = 0
+
+    def __call__(self, features: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        """input_ids, labels and position_ids int64 (rows, n), images as `Collator` joins them, no cache.
+
+        Images come in the order in which their tokens stand in the rows.
+        """
+        lengths = [len(feature["input_ids"]) for feature in features]
+        budget = sum(lengths) if self.row_tokens is None else max(self.row_tokens, *lengths)
+        rows = [[features[number] for number in row] for row in fill_rows(lengths, budget)]
+        width = max(sum(len(feature["input_ids"]) for feature in row) for row in rows)
+        batch: dict[str, Any] = {
+            "input_ids": _joined([[each["input_ids"] for each in row] for row in rows], width, self.pad_id),
+            "labels": _joined(
+                [[_without_first(each["labels"]) for each in row] for row in rows], width, IGNORE_INDEX
+            ),
+            "position_ids": torch.stack([_positions(row, width) for row in rows]),
+            "use_cache": False,
+        }
+        return batch | join_images([feature for row in rows for feature in row])
+
+
+def fill_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Numbers of the samples of each row: first-fit, longest first, equal lengths in their order.
+
+    Args:
+        lengths: tokens of each sample, none above the budget.
+        budget: most tokens of a row.
+    """
+    rows: list[list[int]] = []
+    left: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        place = next((place for place, room in enumerate(left) if lengths[number] <= room), len(rows))
+        if place == len(rows):
+            rows.append([])
+            left.append(budget)
+        rows[place].append(number)
+        left[place] -= lengths[number]
+    return rows
+
+
+def join_images(features: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Tensors of the images of all samples, each kind joined along its first dimension."""
+    names = dict.fromkeys(name for feature in features for name in feature)
+    return {
+        name: torch.cat([feature[name] for feature in features if name in feature])
+        for name in names
+        if name != "input_ids" and name not in _TOKEN_FILL
+    }
+
+
+def packing_problem(config: Any, attention: str) -> str | None:  # noqa: ANN401
+    """Why samples of this model cannot share a row, or None.
+
+    Args:
+        config: of the whole model, with its `text_config`.
+        attention: name of the implementation that it will run with.
+    """
+    text = config.get_text_config()
+    if text.model_type not in PACKABLE_TEXT:
+        return (
+            f"--packing True: the language model {text.model_type} of {config.model_type} is not known to "
+            f"keep samples of one row apart (known: {', '.join(PACKABLE_TEXT)}); leave it out, batches "
+            "grouped by length have little padding"
+        )
+    if attention not in PACKABLE_ATTENTION:
+        return f"--packing True: attention {attention!r}; known are {', '.join(PACKABLE_ATTENTION)}"
+    if getattr(text, "sliding_window", None) and attention == "flash_attention_2":
+        return "--packing True: not known with sliding windows in flash_attention_2; take --attn sdpa"
+    return None
+
+
+def make_collator(
+    pad_id: int, *, packing: bool, row_tokens: int, attention: str
+) -> Collator | PackedCollator:
+    """How batches are put together.
+
+    Args:
+        pad_id: token id of the padding.
+        packing: several samples in a row.
+        row_tokens: least budget of a packed row in tokens.
+        attention: implementation that the model runs with. The kernel of flash_attention_2 wants a batch in
+            one row and pays for its samples alone; the others pay for the square of a row's length.
+    """
+    if not packing:
+        return Collator(pad_id)
+    return PackedCollator(pad_id, None if attention == "flash_attention_2" else row_tokens)
+
+
+def _padded(rows: Sequence[torch.Tensor], value: int) -> torch.Tensor:
+    """Rows of different lengths (n,), filled up on the right: (b, longest)."""
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
+
+
+def _joined(rows: Sequence[Sequence[torch.Tensor]], width: int, value: int) -> torch.Tensor:
+    """Samples (n,) of each row end to end, filled up on the right: (rows, width)."""
+    joined = torch.full((len(rows), width), value, dtype=torch.int64)
+    for place, row in enumerate(rows):
+        tokens = torch.cat(list(row))
+        joined[place, : len(tokens)] = tokens
+    return joined
+
+
+def _without_first(labels: torch.Tensor) -> torch.Tensor:
+    """Labels (n,) of a sample that does not teach the one in front of it how to go on."""
+    return torch.cat([labels.new_tensor([IGNORE_INDEX]), labels[1:]])
+
+
+def _positions(row: Sequence[dict[str, torch.Tensor]], width: int) -> torch.Tensor:
+    """Positions that start at 0 with every sample and with the padding, int64 (width,)."""
+    lengths = [len(feature["input_ids"]) for feature in row]
+    lengths.append(width - sum(lengths))
+    return torch.cat([torch.arange(length) for length in lengths])
