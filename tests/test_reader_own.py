@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from llava.data.problems import Problems
 from llava.data.readers import DATASETS, read_dataset
 from llava.data.rle import decode_rle
 
+EXAMPLE = Path(__file__).resolve().parents[1] / "playground" / "data" / "own_example"
 SIZE_WH = (40, 30)
 COLUMNS = ["image", "sentence", "mask", "value", "split", "question", "answer"]
 LEFT, RIGHT = (slice(5, 20), slice(2, 15)), (slice(5, 20), slice(22, 36))
@@ -280,3 +282,20 @@ def test_a_table_in_another_encoding_is_refused(tmp_path):
     (root / "sentences.csv").write_bytes("image,sentence,mask\na.jpg,café,left.png\n".encode("latin-1"))
     with pytest.raises(ValueError, match="is not UTF-8"):
         read(root)
+
+
+def test_the_shipped_example_is_whole_and_what_its_command_writes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLE.parent)
+    from create_own_example import main
+
+    main(["--root", str(tmp_path)])
+    problems = Problems()
+    for split, images, expressions in (("train", 6, 50), ("val", 2, 20)):
+        shipped, written = read(EXAMPLE, split, problems), read(tmp_path, split)
+        assert [(s.id, s.expression, s.mask) for s in shipped] == [
+            (s.id, s.expression, s.mask) for s in written
+        ]
+        assert len({sample.image_path for sample in shipped}) == images
+        assert len(shipped) >= expressions and any(sample.no_target for sample in shipped)
+    assert not problems.counts
+    assert sum(path.stat().st_size for path in EXAMPLE.rglob("*")) < 100_000
