@@ -162,21 +162,42 @@ def attach_adapter(model: Any, folder: Path) -> PeftModel:  # noqa: ANN401
     """
     weights = read_weights(folder / ADAPTER_WEIGHTS)
     config = PeftConfig.from_pretrained(str(folder))
-    config.inference_mode = True
-    config.base_model_name_or_path = None  # where the base lay in training says nothing about where it is now
     projector = read_weights(folder / PROJECTOR_WEIGHTS)
     here = model.model.multi_modal_projector
     _compare(f"{folder / PROJECTOR_WEIGHTS} does not fit the base model", projector, here.state_dict())
     here.load_state_dict(projector)
+    return attach_lora(model, config, weights=weights, file=folder / ADAPTER_WEIGHTS)
+
+
+def attach_lora(
+    model: Any,  # noqa: ANN401
+    config: PeftConfig,
+    *,
+    weights: dict[str, torch.Tensor],
+    file: Path,
+) -> PeftModel:
+    """The model with a LoRA around it, in evaluation mode, every tensor of the adapter in its place.
+
+    Args:
+        model: changed in place.
+        config: which modules have adapters.
+        weights: tensors by PEFT's names.
+        file: where they were read, for errors.
+
+    Raises:
+        ValueError: the adapter belongs to another model; names the keys.
+    """
+    config.inference_mode = True
+    config.base_model_name_or_path = None  # where the base lay in training says nothing about where it is now
     try:
         with warnings.catch_warnings():
             # PEFT asks for gradient checkpointing under the name it had before transformers 5.20.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             adapted = get_peft_model(model, config)
     except ValueError as error:
-        raise ValueError(f"{folder / ADAPTER_CONFIG} does not fit the base model: {error}") from error
+        raise ValueError(f"{file.parent / ADAPTER_CONFIG} does not fit the base model: {error}") from error
     needed = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    _compare(f"{folder / ADAPTER_WEIGHTS} does not fit the base model", weights, needed)
+    _compare(f"{file} does not fit the base model", weights, needed)
     set_peft_model_state_dict(adapted, weights)
     return adapted.eval()
 
