@@ -14,12 +14,15 @@ from llava.model.weights import ATTENTIONS
 from llava.settings import CELL_POLICIES, CODECS, INTERPOLATIONS, UPSAMPLING
 from llava.train.checks import (
     REPORT_PACKAGES,
+    attention_problems,
     data_problems,
     model_problems,
-    run_on_cpu,
     run_problems,
     unknown,
 )
+from llava.train.engine import SWITCH, run_on_cpu, set_accumulation, take_from_launcher, wants_bf16
+from llava.train.lora import LORA_TYPES
+from llava.train.trainable import training_problems
 
 
 def option(default: Any, text: str) -> Any:  # noqa: ANN401
@@ -41,10 +44,16 @@ class ModelArguments:
     upsample: str | None = option(None, f"how cells become a mask: {', '.join(UPSAMPLING)}")
     attn: str = option("auto", f"attention kernel: {', '.join(ATTENTIONS)}")
     lora_enable: bool = option(True, "train adapters; False trains the whole language model")
+    lora_type: str = option("lora", f"kind of adapters: {', '.join(LORA_TYPES)}")
+    lora_vision: bool = option(False, "adapters on the vision tower as well")
     lora_r: int = option(64, "rank of the adapters")
     lora_alpha: int = option(128, "scale of the adapters, divided by the rank")
     lora_dropout: float = option(0.05, "dropout in front of the adapters")
     mm_projector_lr: float | None = option(2e-5, "learning rate of the projector, which is trained in full")
+    freeze_mm_mlp_adapter: bool = option(False, "leave the projector as it is")
+    tune_vision: bool = option(False, "with --lora_enable False: train the vision tower in full as well")
+    mm_vision_tower_lr: float | None = option(None, "its learning rate; default: --learning_rate")
+    bits: int = option(16, "frozen weights of the language model in 16, 8 or 4 bits (bitsandbytes, GPU)")
 
 
 @dataclass
@@ -59,6 +68,8 @@ class DataArguments:
     model_max_length: int | None = option(None, "longest sample in tokens; default 3072 or what the base can")
     long_samples: str = option("error", "longer samples: error stops, skip takes others or leaves them out")
     group_by_modality_length: bool = option(True, "batches of samples of similar length")
+    packing: bool = option(False, "several samples in a row without padding, apart from each other")
+    packing_length: int = option(0, "tokens that a packed row may have even where no sample is as long")
     dataloader_num_workers: int = option(4, "processes that read images; 0 reads in the training process")
 
 
@@ -70,7 +81,10 @@ class RunArguments:
     num_train_epochs: float = option(2.0, "passes over the records")
     max_steps: int = option(-1, "optimizer steps; above 0 it replaces num_train_epochs")
     per_device_train_batch_size: int = option(4, "samples per process and forward pass")
-    gradient_accumulation_steps: int = option(4, "forward passes per optimizer step")
+    gradient_accumulation_steps: int | None = option(None, "forward passes per optimizer step; default 4")
+    global_batch_size: int | None = option(
+        None, "samples per optimizer step over all processes; it sets gradient_accumulation_steps"
+    )
     learning_rate: float = option(2e-4, "peak learning rate of the adapters")
     weight_decay: float = option(0.0, "AdamW weight decay")
     warmup_ratio: float = option(0.03, "part of the steps with rising learning rate, 0 to below 1")
@@ -79,11 +93,19 @@ class RunArguments:
     logging_steps: int = option(1, "optimizer steps between two log lines")
     save_steps: int = option(1000, "optimizer steps between two checkpoints to resume from")
     save_total_limit: int = option(1, "how many of these checkpoints are kept")
-    bf16: bool = option(False, "bfloat16 mixed precision")
+    bf16: str = field(
+        default="auto",
+        metadata={
+            "help": f"bfloat16 mixed precision: {', '.join(SWITCH)}; auto: on a GPU that has it",
+            "nargs": "?",
+            "const": "True",
+        },
+    )
     fp16: bool = option(False, "float16 mixed precision (GPU only)")
     tf32: bool | None = option(None, "TensorFloat-32 matrix products (Ampere or newer GPU only)")
     gradient_checkpointing: bool = option(True, "recompute activations: less memory, a third more time")
     deepspeed: str | None = option(None, "DeepSpeed configuration, for example scripts/zero2.json")
+    fsdp: bool = option(False, "split model and optimizer over the processes, by torch's fully_shard")
     report_to: str = option("none", f"none, or one of {', '.join(REPORT_PACKAGES)}")
     seed: int = option(42, "seed of adapters, sample order and dropout")
     resume: bool = option(False, "go on from the last whole checkpoint in output_dir, if there is one")
@@ -119,9 +141,13 @@ def parse(argv: Sequence[str]) -> Arguments:
     model, data, run, rest = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
     arguments = Arguments(model, data, run, tuple(argv))
     known = [item.name for part in (model, data, run) for item in fields(part)]
+    take_from_launcher(run)
     problems = unknown(rest, known) + model_problems(model) + data_problems(data) + run_problems(run)
+    problems += attention_problems(model, run)
+    problems += training_problems(model, data, run)
     if problems:
         raise ValueError("the run cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
+    set_accumulation(run)
     return arguments
 
 
@@ -131,10 +157,11 @@ def training_arguments(arguments: Arguments) -> TrainingArguments:
     same = (
         "output_dir num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps "
         "learning_rate weight_decay lr_scheduler_type max_grad_norm logging_steps save_steps "
-        "save_total_limit bf16 fp16 tf32 deepspeed report_to seed"
+        "save_total_limit fp16 tf32 deepspeed report_to seed"
     ).split()
-    return TrainingArguments(
+    args = TrainingArguments(
         **{name: getattr(run, name) for name in same},
+        bf16=wants_bf16(run)[0],
         warmup_steps=run.warmup_ratio,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and "LOCAL_RANK" in os.environ else None,
@@ -144,3 +171,6 @@ def training_arguments(arguments: Arguments) -> TrainingArguments:
         remove_unused_columns=False,
         label_names=["labels"],
     )
+    # Without a launcher the Trainer would copy the model to every GPU and split each batch (DataParallel).
+    args._n_gpu = min(1, args.n_gpu)
+    return args

@@ -11,11 +11,22 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers.trainer_utils import SchedulerType
+from transformers.utils import is_flash_attn_2_available
 
 from llava.data.prompt import PROMPTS
 from llava.data.store import is_store
 from llava.model.weights import ATTENTIONS
 from llava.settings import CELL_POLICIES, CODECS, INTERPOLATIONS, UPSAMPLING
+from llava.train.engine import (
+    SWITCH,
+    gpu_has_bf16,
+    is_launched,
+    is_true,
+    pass_samples,
+    process_count,
+    run_on_cpu,
+    zero_stage,
+)
 
 if TYPE_CHECKING:
     from llava.train.arguments import DataArguments, ModelArguments, RunArguments
@@ -139,32 +150,116 @@ def run_problems(run: RunArguments) -> list[str]:
         problems.append(
             f"--report_to {run.report_to}: not installed; pip install {package}, or --report_to none"
         )
-    return problems + _machine_problems(run)
+    return problems + _machine_problems(run) + _engine_problems(run)
 
 
 def _machine_problems(run: RunArguments) -> list[str]:
     """What this machine cannot do of what was asked."""
-    problems = []
     on_cpu = run_on_cpu(run)
-    if run.bf16 and run.fp16:
+    problems = _not_in("bf16", run.bf16.lower(), tuple(SWITCH))
+    bf16 = SWITCH.get(run.bf16.lower())
+    if bf16 and run.fp16:
         problems.append("--bf16 and --fp16 exclude each other")
+    if bf16 and not on_cpu and not gpu_has_bf16():
+        problems.append("--bf16: this GPU does not compute in bfloat16; use --fp16 True")
     if run.fp16 and on_cpu:
         problems.append("--fp16 needs a GPU; leave it out, or use --bf16")
     if run.tf32 and on_cpu:
         problems.append("--tf32 needs an NVIDIA GPU of the Ampere family or newer")
+    return problems
+
+
+def attention_problems(model: ModelArguments, run: RunArguments) -> list[str]:
+    """Why the attention that was asked for cannot run here."""
+    if model.attn != "flash_attention_2":
+        return []
+    problems = []
+    if run_on_cpu(run):
+        problems.append("--attn flash_attention_2 needs a GPU; use --attn sdpa or leave it out")
+    if not is_flash_attn_2_available():
+        problems.append(
+            '--attn flash_attention_2 is not installed; pip install -e ".[flash]", or --attn sdpa'
+        )
+    if not run.fp16 and SWITCH.get(run.bf16.lower(), True) is False:
+        problems.append("--attn flash_attention_2 needs 16-bit weights; add --bf16 True or --fp16 True")
+    return problems
+
+
+def _engine_problems(run: RunArguments) -> list[str]:
+    """What is wrong with the way the processes were started or are to share the work."""
+    problems = _deepspeed_problems(run) + _fsdp_problems(run) + _batch_problems(run)
+    on_cpu, local = run_on_cpu(run), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if not on_cpu and local > torch.cuda.device_count():
+        problems.append(
+            f"{local} processes on a machine with {torch.cuda.device_count()} GPUs; start one for each GPU"
+        )
+    if on_cpu and "ACCELERATE_USE_CPU" in os.environ and not is_launched(run):
+        problems.append(
+            "accelerate launch starts a single process on a CPU, whatever its --num_processes says; use "
+            "torchrun --nproc_per_node N -m llava.train.train ..., or python for one process"
+        )
+    return problems
+
+
+def _deepspeed_problems(run: RunArguments) -> list[str]:
+    problems = []
     if run.deepspeed is None:
+        if is_true(os.environ, "ACCELERATE_USE_DEEPSPEED"):
+            problems.append(
+                "accelerate was told to use DeepSpeed without a file; set deepspeed_config_file, as "
+                "scripts/accelerate/zero2.yaml does, or give --deepspeed scripts/zero2.json"
+            )
         return problems
     if not Path(run.deepspeed).is_file():
         problems.append(
-            f"--deepspeed {run.deepspeed} not found; scripts/zero2.json and zero3.json come along"
+            f"--deepspeed {run.deepspeed} not found; scripts/zero1.json, zero2.json and zero3.json come along"
         )
+    else:
+        try:
+            zero_stage(run.deepspeed)
+        except ValueError as error:
+            problems.append(str(error))
     if importlib.util.find_spec("deepspeed") is None:
         problems.append('--deepspeed: not installed; pip install ".[train]", or leave the flag out')
-    if "RANK" not in os.environ and run.local_rank < 0:
+    if not is_launched(run):
         problems.append("--deepspeed needs a launcher: torchrun --nproc_per_node N -m llava.train.train ...")
     return problems
 
 
-def run_on_cpu(run: RunArguments) -> bool:
-    """Whether the run stays on the CPU, asked for or for want of a GPU."""
-    return run.use_cpu or not torch.cuda.is_available()
+def _fsdp_problems(run: RunArguments) -> list[str]:
+    problems = []
+    if is_true(os.environ, "ACCELERATE_USE_FSDP"):
+        problems.append(
+            "accelerate's own FSDP is not used here; take distributed_type MULTI_GPU, as "
+            "scripts/accelerate/ddp.yaml does, and add --fsdp True to the training flags"
+        )
+    if not run.fsdp:
+        return problems
+    if run.deepspeed is not None:
+        problems.append("--fsdp and --deepspeed exclude each other: both split the model")
+    if run.fp16:
+        problems.append("--fsdp does not scale float16 losses; use --bf16 True")
+    if not is_launched(run):
+        problems.append("--fsdp needs a launcher: torchrun --nproc_per_node N -m llava.train.train ...")
+    return problems
+
+
+def _batch_problems(run: RunArguments) -> list[str]:
+    """Whether every optimizer step can take the samples that were asked for."""
+    if run.global_batch_size is None or run.per_device_train_batch_size < 1:
+        return []
+    wanted, once = run.global_batch_size, pass_samples(run)
+    if wanted < 1 or wanted % once:
+        fitting = sorted({max(once, wanted // once * once), max(1, wanted // once + 1) * once})
+        return [
+            f"--global_batch_size {wanted} does not divide by {process_count()} processes x "
+            f"{run.per_device_train_batch_size} samples each; take {' or '.join(map(str, fitting))}, another "
+            "--per_device_train_batch_size, or another number of processes"
+        ]
+    given = run.gradient_accumulation_steps
+    if given is not None and given * once != wanted:
+        return [
+            f"--global_batch_size {wanted} needs {wanted // once} accumulation steps, "
+            f"--gradient_accumulation_steps says {given}; leave one of the two out"
+        ]
+    return []
