@@ -4,7 +4,7 @@ from conftest import tiny_llava
 from transformers import LlavaConfig, Qwen2VLConfig
 
 from llava.constants import IGNORE_INDEX
-from llava.train.batch import Collator, PackedCollator, fill_rows, make_collator, packing_problem
+from llava.train.batch import Collator, PackedCollator, check_packing, fill_rows, make_collator
 from llava.train.lora import add_lora
 
 IMAGE_TOKENS = 16
@@ -61,7 +61,7 @@ def test_a_packed_row_restarts_positions_and_teaches_no_first_token():
     batch = PackedCollator(pad_id=0, row_tokens=4)(rows)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 4], [8, 9, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 7, -100], [-100, 9, -100, -100]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 0], [0, 1, 0, 1]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0], [0, 1, 0, 0]]
     assert "attention_mask" not in batch and batch["use_cache"] is False
 
 
@@ -112,9 +112,11 @@ def test_with_a_cache_packed_samples_would_see_each_other():
 
 
 def test_packing_is_refused_where_samples_could_see_each_other():
-    assert packing_problem(LlavaConfig(), "sdpa") is None
-    assert "qwen2_vl_text of qwen2_vl is not known to" in packing_problem(Qwen2VLConfig(), "sdpa")
-    assert "attention 'flex_attention'; known are sdpa" in packing_problem(LlavaConfig(), "flex_attention")
+    check_packing(LlavaConfig(), "sdpa")
+    with pytest.raises(ValueError, match="qwen2_vl_text of qwen2_vl is not known to keep samples"):
+        check_packing(Qwen2VLConfig(), "sdpa")
+    with pytest.raises(ValueError, match="attention 'flex_attention'; known are sdpa"):
+        check_packing(LlavaConfig(), "flex_attention")
 
 
 def test_flash_attention_reads_one_row_and_others_rows_within_a_budget():

@@ -106,13 +106,20 @@ def load_checkpoint(
     return Checkpoint(model.to(device), processor, settings, folder)
 
 
-def load_base(path: str | Path, *, dtype: torch.dtype | str | None = None, attn: str = "auto") -> Base:
+def load_base(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    attn: str = "auto",
+    quantization: Any = None,  # noqa: ANN401
+) -> Base:
     """The model to start training from, left on the CPU for the trainer to place.
 
     Args:
         path: plain folder or a name on the hub.
         dtype: None takes bfloat16 where the GPU has it, else float32; "auto" keeps that of the files.
         attn: attention implementation, one of `llava.model.weights.ATTENTIONS`.
+        quantization: `BitsAndBytesConfig` of frozen weights, which then lie on the GPU; None: none.
 
     Raises:
         FileNotFoundError: the folder or a file of it is missing.
@@ -125,7 +132,7 @@ def load_base(path: str | Path, *, dtype: torch.dtype | str | None = None, attn:
             f"python scripts/merge_lora_weights.py --model-path {folder} --save-path NEW_FOLDER"
         )
     settings = SegmentationSettings.load(folder) if (folder / SEGMENTATION_FILE).is_file() else None
-    model = _load_llava(path, choose_device(), dtype, attn)
+    model = _load_llava(path, choose_device(), dtype, attn, quantization)
     processor = load_processor(path)
     check_agreement(model, processor, settings, path)
     return Base(model, processor, settings, str(path))
@@ -254,7 +261,13 @@ def merge(adapter_folder: str | Path, output: str | Path, base: str | Path | Non
     save_checkpoint(merged, checkpoint.processor, checkpoint.settings, output)
 
 
-def _load_llava(source: str | Path, device: torch.device, dtype: torch.dtype | str | None, attn: str) -> Any:  # noqa: ANN401
+def _load_llava(
+    source: str | Path,
+    device: torch.device,
+    dtype: torch.dtype | str | None,
+    attn: str,
+    quantization: Any = None,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
     """The whole LLaVA of a folder or hub name, on the CPU."""
     check_folder(source)
     config = Path(source) / "config.json"
@@ -269,7 +282,13 @@ def _load_llava(source: str | Path, device: torch.device, dtype: torch.dtype | s
             raise ValueError(f"{config}: model_type is {fields.get('model_type')!r}, needed 'llava'")
     dtype = choose_dtype(device, dtype)
     attention = choose_attention(attn, device, dtype)
-    return load_strict(LlavaForConditionalGeneration, source, dtype=dtype, attn_implementation=attention)
+    return load_strict(
+        LlavaForConditionalGeneration,
+        source,
+        dtype=dtype,
+        attn_implementation=attention,
+        quantization_config=quantization,
+    )
 
 
 def _find_base(folder: Path, base: str | Path | None) -> str | Path:

@@ -55,7 +55,7 @@ class PackedCollator:
     process and every resumed run gets the same.
 
     Attributes:
-        pad_id: token id behind the end of the shorter rows; padding sees only itself.
+        pad_id: token id behind the end of the shorter rows; each of its tokens sees only itself.
         row_tokens: tokens that a row may have even where no sample is as long. None puts all samples into one
             row: what kernels with variable lengths (flash_attention_2) need, and no padding at all.
     """
@@ -112,25 +112,31 @@ def join_images(features: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.
     }
 
 
-def packing_problem(config: Any, attention: str) -> str | None:  # noqa: ANN401
-    """Why samples of this model cannot share a row, or None.
+def check_packing(config: Any, attention: str) -> None:  # noqa: ANN401
+    """Refuse a model whose samples would see each other in a row.
 
     Args:
-        config: of the whole model, with its `text_config`.
+        config: of the whole model.
         attention: name of the implementation that it will run with.
+
+    Raises:
+        ValueError: the language model or the attention is not known to keep samples apart.
     """
     text = config.get_text_config()
     if text.model_type not in PACKABLE_TEXT:
-        return (
+        raise ValueError(
             f"--packing True: the language model {text.model_type} of {config.model_type} is not known to "
             f"keep samples of one row apart (known: {', '.join(PACKABLE_TEXT)}); leave it out, batches "
             "grouped by length have little padding"
         )
     if attention not in PACKABLE_ATTENTION:
-        return f"--packing True: attention {attention!r}; known are {', '.join(PACKABLE_ATTENTION)}"
+        raise ValueError(
+            f"--packing True: attention {attention!r}; known are {', '.join(PACKABLE_ATTENTION)}"
+        )
     if getattr(text, "sliding_window", None) and attention == "flash_attention_2":
-        return "--packing True: not known with sliding windows in flash_attention_2; take --attn sdpa"
-    return None
+        raise ValueError(
+            "--packing True: not known with sliding windows in flash_attention_2; take --attn sdpa"
+        )
 
 
 def make_collator(
@@ -170,7 +176,7 @@ def _without_first(labels: torch.Tensor) -> torch.Tensor:
 
 
 def _positions(row: Sequence[dict[str, torch.Tensor]], width: int) -> torch.Tensor:
-    """Positions that start at 0 with every sample and with the padding, int64 (width,)."""
+    """Positions that start at 0 with every sample and stay there in the padding, int64 (width,)."""
     lengths = [len(feature["input_ids"]) for feature in row]
-    lengths.append(width - sum(lengths))
-    return torch.cat([torch.arange(length) for length in lengths])
+    padding = torch.zeros(width - sum(lengths), dtype=torch.int64)
+    return torch.cat([*(torch.arange(length) for length in lengths), padding])
