@@ -7,11 +7,12 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from llava.eval.definitions import METRICS
 from llava.eval.predictions import Record
 from llava.eval.scoring import STAGES, percent
 from llava.pictures import COARSE, REFINED, TRUTH, Colour
 
-COLUMNS = ("cIoU", "gIoU", "P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9", "N_acc", "T_acc")
+MAIN_COLUMNS = ("cIoU", "gIoU", "mIoU")
 FAULT_EXAMPLES = 5
 ANSWER_LETTERS = 300
 """How many invalid answers the page shows, and how much of each."""
@@ -49,10 +50,11 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #fff; border:
 """
 
 NOTE = (
-    "Scores in percent. cIoU: all intersections over all unions. gIoU: mean IoU per expression; a rejected "
-    "no-target expression counts 1. P@t: targets with IoU &ge; t. N_acc: no-target expressions rejected. "
-    "T_acc: targets not rejected. Stage grid compares label cells, coarse the mask of the answer and refined "
-    "the mask after SAM, both at image size."
+    "Scores in percent, masks at image size unless the definition names a side. cIoU: all intersections over "
+    "all unions. gIoU, mIoU: mean IoU per expression. P@t: targets with IoU &ge; t. N_acc: no-target "
+    "expressions rejected. T_acc: targets not rejected. box_acc: boxes of masks that fit. Definitions differ in "
+    "what a rejection, an expression without a target and an empty mask count. Stage grid compares label "
+    "cells, coarse the mask of the answer and refined the mask after SAM, both in pixels."
 )
 
 
@@ -69,8 +71,9 @@ def render(results: dict[str, Any], sheets: Sequence[tuple[str, bytes]], invalid
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(_facts(results))}</p>",
         "<h2>Scores</h2>",
-        f'<div class="scroll">{_score_table(results)}</div>',
+        f'<div class="scroll">{_score_table(results, results["shown"])}</div>',
         f"<p>{NOTE}</p>",
+        f"<details><summary>Under every definition</summary>{_definitions(results)}</details>",
         '<div class="tables">',
         f"<div><h2>Answers</h2>{_count_table(results)}</div>",
         *_group_tables(results),
@@ -90,13 +93,14 @@ def render(results: dict[str, Any], sheets: Sequence[tuple[str, bytes]], invalid
 
 
 def text_table(results: dict[str, Any]) -> str:
-    """Score table for a terminal."""
-    rows = [["split", "stage", *COLUMNS]]
-    rows += [[split, stage, *cells] for split, stage, cells in _score_rows(results)]
+    """Score table of the shown definitions for a terminal."""
+    columns = _columns(results, results["shown"])
+    rows = [["split", "stage", "definition", *columns]]
+    rows += [[*names, *cells] for *names, cells in _score_rows(results, results["shown"], columns)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     lines = [
         "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
+            cell.ljust(width) if place < 3 else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
@@ -104,14 +108,23 @@ def text_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _score_rows(results: dict[str, Any]) -> Iterable[tuple[str, str, list[str]]]:
-    named = [(split, content["scores"]) for split, content in results["splits"].items()]
-    if results["mean"]:
-        named.append(("mean of the splits", results["mean"]))
-    for split, scores in named:
-        for stage in STAGES:
-            if stage in scores:
-                yield split, stage, [percent(scores[stage].get(name), 2) for name in COLUMNS]
+def _columns(results: dict[str, Any], definitions: Sequence[str]) -> list[str]:
+    """Metrics that at least one of the definitions reports."""
+    told = {metric for name in definitions for metric in results["definitions"][name]["rules"]["reports"]}
+    return [metric for metric in METRICS if metric in told]
+
+
+def _score_rows(
+    results: dict[str, Any], definitions: Sequence[str], columns: Sequence[str]
+) -> Iterable[tuple[str, str, str, list[str]]]:
+    """Split, stage, definition and scores of each row."""
+    for split in (*results["splits"], "mean of the splits"):
+        for name in definitions:
+            content = results["definitions"][name]
+            scores = content["splits"].get(split, content["mean"])
+            for stage in STAGES:
+                if stage in scores:
+                    yield split, stage, name, [percent(scores[stage].get(one), 2) for one in columns]
 
 
 def _facts(results: dict[str, Any]) -> str:
@@ -135,18 +148,39 @@ def _stage_cell(stage: str) -> str:
     return f'<td class="left"><span class="mark {stage}"></span>{stage}</td>'
 
 
-def _score_table(results: dict[str, Any]) -> str:
-    rows, before = [], None
-    for split, stage, cells in _score_rows(results):
+def _score_table(
+    results: dict[str, Any], definitions: Sequence[str], main: Sequence[str] = MAIN_COLUMNS
+) -> str:
+    """Rows of some definitions; `main` are the columns in bold."""
+    columns, rows, before = _columns(results, definitions), [], None
+    for split, stage, definition, cells in _score_rows(results, definitions, columns):
         first = split != before
         before = split
         values = "".join(
-            f'<td class="main">{cell}</td>' if name in ("cIoU", "gIoU") else f"<td>{cell}</td>"
-            for name, cell in zip(COLUMNS, cells, strict=True)
+            f'<td class="main">{cell}</td>' if name in main else f"<td>{cell}</td>"
+            for name, cell in zip(columns, cells, strict=True)
         )
-        name = html.escape(split) if first else ""
-        rows.append(f"<tr{' class=first' if first else ''}><td>{name}</td>{_stage_cell(stage)}{values}</tr>")
-    return _table(["split", "stage", *COLUMNS], rows)
+        names = (
+            f"<td>{html.escape(split) if first else ''}</td>{_stage_cell(stage)}"
+            f'<td class="left">{html.escape(definition)}</td>'
+        )
+        rows.append(f"<tr{' class=first' if first else ''}>{names}{values}</tr>")
+    return _table(["split", "stage", "definition", *columns], rows)
+
+
+def _definitions(results: dict[str, Any]) -> str:
+    """Scores and rules of every definition."""
+    rows = []
+    for name, content in results["definitions"].items():
+        rules = {**content["rules"], "reports": ", ".join(content["rules"]["reports"])}
+        told = "; ".join(f"{key} {value}" for key, value in rules.items() if key not in ("name", "source"))
+        cells = "".join(
+            f'<td class="left">{html.escape(cell)}</td>' for cell in (name, rules["source"], told)
+        )
+        rows.append(f"<tr>{cells}</tr>")
+    scores = _score_table(results, list(results["definitions"]), main=())
+    tables = scores, _table(["definition", "source", "rules"], rows)
+    return "".join(f'<div class="scroll">{table}</div>' for table in tables)
 
 
 def _count_table(results: dict[str, Any]) -> str:
@@ -174,7 +208,8 @@ def _group_tables(results: dict[str, Any]) -> Iterable[str]:
             rows.append(f"<tr><td>{html.escape(group)}</td>{cells}</tr>")
         if rows:
             header = ["kind", "samples", "coarse cIoU", "gIoU", "refined cIoU", "gIoU"]
-            yield f"<div><h2>By kind of expression: {html.escape(split)}</h2>{_table(header, rows)}</div>"
+            heading = html.escape(f"By kind of expression, {results['definition']}: {split}")
+            yield f"<div><h2>{heading}</h2>{_table(header, rows)}</div>"
 
 
 def _seconds_table(results: dict[str, Any]) -> str:

@@ -3,9 +3,12 @@
 Rescore a run, without model or GPU, in seconds:
 
     python -m llava.eval.report results/tiny-llava-refshapes
+    python -m llava.eval.report results/tiny-llava-refshapes --definition gsva --definition rela:side=480
 
 Writes `results.json`, `random.png`, `worst.png` and the self-contained `report.html` into the run folder. The
-pictures need the image files of the data set; where they have moved, name their root with --data-root.
+results hold the scores under every definition of `llava.eval.definitions`; --definition chooses which of them
+the tables show, and adds one with changed options. The pictures need the image files of the data set; where
+they have moved, name their root with --data-root.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 from PIL import Image
 
 from llava.data.rle import decode_rle
+from llava.eval.definitions import DEFINITIONS, MAIN, OPTIONS, Definition, find_definition
 from llava.eval.images import load_image
 from llava.eval.metrics import Overlap
 from llava.eval.page import render, text_table
@@ -41,7 +45,11 @@ MISSING_IMAGE = (148, 163, 184)
 
 
 def write_report(
-    folder: Path, *, records: Sequence[Record] | None = None, data_root: str | None = None
+    folder: Path,
+    *,
+    records: Sequence[Record] | None = None,
+    data_root: str | None = None,
+    shown: Sequence[Definition] = (MAIN,),
 ) -> dict[str, Any]:
     """Score a finished run and write results, sheets and page.
 
@@ -49,6 +57,7 @@ def write_report(
         folder: run folder.
         records: its records where the caller has them already; None reads `predictions.jsonl`.
         data_root: where the images lie now; None takes the folder that the run used.
+        shown: definitions whose scores the tables show.
 
     Returns:
         Content of `results.json`.
@@ -62,7 +71,7 @@ def write_report(
     records = finished_records(folder, settings) if records is None else records
     overlaps = score_records(records, settings)
     plain: dict[str, Any] = {**asdict(settings), "data_root": data_root or settings.data_root}
-    text = json.dumps({**summarise(records, overlaps, settings), "settings": plain}, indent=1)
+    text = json.dumps({**summarise(records, overlaps, settings, shown), "settings": plain}, indent=1)
     write_text_atomic(folder / RESULTS_FILE, text + "\n")
     results: dict[str, Any] = json.loads(text)
     sheets = []
@@ -155,9 +164,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data-root", default=None, help="where the data lies now (default: where the run had it)"
     )
+    parser.add_argument(
+        "--definition",
+        action="append",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help=f"rules of the scores to show, may be given again; names: {', '.join(DEFINITIONS)}; "
+        f"options: {', '.join(OPTIONS)} (default: {MAIN.name})",
+    )
     options = parser.parse_args(arguments)
     try:
-        results = write_report(options.run_folder, data_root=options.data_root)
+        shown = list(dict.fromkeys(find_definition(text) for text in options.definition or (MAIN.name,)))
+        results = write_report(options.run_folder, data_root=options.data_root, shown=shown)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     sys.stdout.write(f"{text_table(results)}\nreport: {options.run_folder / REPORT_FILE}\n")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from tqdm import tqdm
 
 from llava.codec import mask_to_grid
+from llava.codec.grid import sample_centres
 from llava.data.rle import decode_rle, rle_area
-from llava.eval.metrics import Overlap, RegionScores, overlap
+from llava.eval.definitions import DEFINITIONS, MAIN, Definition
+from llava.eval.merged import merge_answers
+from llava.eval.metrics import Overlap, RegionScores, Scores, overlap
 from llava.eval.predictions import Record
 from llava.eval.run import RunSettings
 from llava.types import BoolArray
@@ -20,25 +24,44 @@ STAGES = ("grid", "coarse", "refined")
 
 STEPS = ("generate", "decode", "refine", "score")
 
+PIXELS_ONLY = ("N_acc", "T_acc", "box_acc")
+"""What cells cannot say: rejections are no matter of cells, and boxes are measured in pixels."""
+
+MEANS = ("cIoU", "gIoU", "mIoU", "box_acc")
+"""Metrics that papers average over the splits."""
+
 StageOverlaps = dict[str, Overlap]
 
 
-def score_record(record: Record, grid_hw: tuple[int, int], cell_policy: str = "centre") -> StageOverlaps:
-    """Overlap of one answer at each stage; "refined" only where a refiner ran.
+def score_record(
+    record: Record, grid_hw: tuple[int, int], cell_policy: str = "centre", *, side: int = 0
+) -> StageOverlaps:
+    """Counts of one answer at each stage; "refined" only where a refiner ran.
 
     Stage "grid" compares cells with cells, what the model was trained for. A target too small to own a cell
-    has an empty truth there and counts as no target; the other stages know nothing of cells.
+    has an empty truth there and counts as no target; the other stages know nothing of cells. With `side`,
+    masks are squashed to side x side pixels first; the cells stay as they are.
     """
     truth, coarse = decode_rle(record.truth), decode_rle(record.coarse)
+    ignore = None if record.ignore is None else decode_rle(record.ignore)
     stages = {
         "grid": overlap(
-            _cells(coarse, grid_hw, cell_policy), _cells(truth, grid_hw, cell_policy), rejected=record.absent
-        ),
-        "coarse": overlap(coarse, truth, rejected=record.absent, no_target=record.no_target),
+            _cells(coarse, grid_hw, cell_policy),
+            _cells(truth, grid_hw, cell_policy),
+            rejected=record.absent,
+            ignore=None if ignore is None else sample_centres(ignore, grid_hw),
+        )
     }
-    if record.refined is not None:
-        stages["refined"] = overlap(
-            decode_rle(record.refined), truth, rejected=record.absent, no_target=record.no_target
+    refined = {} if record.refined is None else {"refined": decode_rle(record.refined)}
+    for stage, mask in {"coarse": coarse, **refined}.items():
+        stages[stage] = overlap(
+            mask,
+            truth,
+            rejected=record.absent,
+            no_target=record.no_target,
+            ignore=ignore,
+            boxes_xyxy=record.boxes_xyxy,
+            side=side,
         )
     return stages
 
@@ -47,10 +70,10 @@ def _cells(mask: BoolArray, grid_hw: tuple[int, int], cell_policy: str) -> BoolA
     return mask_to_grid(mask, grid_hw, policy=cell_policy) > 0
 
 
-def score_records(records: Sequence[Record], settings: RunSettings) -> list[StageOverlaps]:
+def score_records(records: Sequence[Record], settings: RunSettings, *, side: int = 0) -> list[StageOverlaps]:
     """`score_record` of every record, with a progress bar."""
     bar = tqdm(records, desc="score", unit="sample", mininterval=1)
-    return [score_record(record, settings.grid_hw, settings.cell_policy) for record in bar]
+    return [score_record(record, settings.grid_hw, settings.cell_policy, side=side) for record in bar]
 
 
 def is_empty(record: Record) -> bool:
@@ -58,15 +81,26 @@ def is_empty(record: Record) -> bool:
     return not rle_area(record.coarse)
 
 
-def add_up(overlaps: Iterable[StageOverlaps]) -> dict[str, dict[str, Any]]:
-    """Scores per stage. Rejections are no matter of cells, so N_acc and T_acc are None at stage "grid"."""
+def add_up(overlaps: Iterable[StageOverlaps], rules: Definition = MAIN) -> dict[str, Scores]:
+    """Scores per stage.
+
+    At stage "grid", `PIXELS_ONLY` are None and no mask is too small; a definition that reports nothing else
+    has no such stage.
+    """
     totals: dict[str, RegionScores] = {}
     for stages in overlaps:
         for stage, one in stages.items():
             totals.setdefault(stage, RegionScores()).update(one)
-    scores = {stage: totals[stage].compute() for stage in STAGES if stage in totals}
+    for_cells = replace(rules, min_area=0)
+    scores = {
+        stage: totals[stage].compute(for_cells if stage == "grid" else rules)
+        for stage in STAGES
+        if stage in totals
+    }
+    if set(rules.reports) <= set(PIXELS_ONLY):
+        scores.pop("grid", None)
     if "grid" in scores:
-        scores["grid"] |= {"N_acc": None, "T_acc": None}
+        scores["grid"] |= {name: None for name in PIXELS_ONLY if name in rules.reports}
     return scores
 
 
@@ -95,11 +129,16 @@ def count(records: Sequence[Record], overlaps: Sequence[StageOverlaps]) -> dict[
 
 
 def summarise(
-    records: Sequence[Record], overlaps: Sequence[StageOverlaps], settings: RunSettings
+    records: Sequence[Record],
+    overlaps: Sequence[StageOverlaps],
+    settings: RunSettings,
+    shown: Sequence[Definition] = (MAIN,),
 ) -> dict[str, Any]:
     """Content of `results.json`. Scores are in 0..1; None where nothing could be measured.
 
-    Seconds are added up over all answers, so with several processes they are process seconds.
+    "scores", "groups" and "mean" follow the definition named by "definition". "definitions" holds the rules
+    and scores of every named one, and of those in `shown`, which tables show. Seconds are added up over all
+    answers, so with several processes they are process seconds.
     """
     pairs = list(zip(records, overlaps, strict=True))
     splits: dict[str, Any] = {}
@@ -118,22 +157,63 @@ def summarise(
         "checkpoint": settings.checkpoint,
         "mode": "+".join(sorted({record.mode for record in records})),
         "code": list(settings.code),
+        "definition": MAIN.name,
+        "shown": [rules.name for rules in shown],
         "splits": splits,
         "mean": mean_over_splits(splits),
+        "definitions": under_definitions(records, overlaps, settings, shown=shown),
         "counts": count(records, overlaps),
         "seconds": {step: round(sum(one.seconds.get(step, 0.0) for one in records), 3) for step in STEPS},
     }
 
 
+def under_definitions(
+    records: Sequence[Record],
+    overlaps: Sequence[StageOverlaps],
+    settings: RunSettings,
+    *,
+    shown: Sequence[Definition] = (),
+) -> dict[str, Any]:
+    """Scores under every named definition, and under those in `shown`.
+
+    Answers are counted again only for a definition that squashes the masks or merges the sentences.
+
+    Args:
+        records: of finished answers.
+        overlaps: counts of each record at image size.
+        settings: of the run.
+        shown: further definitions, named ones with changed options.
+
+    Returns:
+        For each name: "rules", "splits" (split, stage, metric) and "mean" (stage, metric).
+    """
+    counted = {MAIN.protocol: (records, overlaps)}
+    told: dict[str, Any] = {}
+    for rules in {rules.name: rules for rules in (*DEFINITIONS.values(), *shown)}.values():
+        if rules.protocol not in counted:
+            answers = merge_answers(records, rules.tie) if rules.query == "merged" else records
+            counted[rules.protocol] = answers, score_records(answers, settings, side=rules.side)
+        by_split: dict[str, list[StageOverlaps]] = {}
+        for record, stages in zip(*counted[rules.protocol], strict=True):
+            by_split.setdefault(record.split, []).append(stages)
+        scores = {split: add_up(chosen, rules) for split, chosen in by_split.items()}
+        told[rules.name] = {
+            "rules": {**asdict(rules), "epsilon": float(rules.epsilon)},
+            "splits": scores,
+            "mean": mean_over_splits({split: {"scores": stages} for split, stages in scores.items()}),
+        }
+    return told
+
+
 def mean_over_splits(splits: dict[str, Any]) -> dict[str, Any]:
-    """Plain mean of cIoU and gIoU over the splits, as papers print it; empty for a single split."""
+    """Plain mean of `MEANS` over the splits, as papers print it; empty for a single split."""
     if len(splits) < 2:
         return {}
     means: dict[str, Any] = {}
     for stage in STAGES:
         found = [split["scores"][stage] for split in splits.values() if stage in split["scores"]]
         means[stage] = {}
-        for name in ("cIoU", "gIoU"):
+        for name in (name for name in MEANS if any(name in scores for scores in found)):
             values = [scores[name] for scores in found if scores[name] is not None]
             means[stage][name] = sum(values) / len(values) if values and len(values) == len(splits) else None
     return {
@@ -158,14 +238,16 @@ class RunningScores:
         self.overlaps.append(score_record(record, self.grid_hw, self.cell_policy))
 
     def line(self) -> str:
-        """For example "coarse cIoU 71.2 gIoU 65.0, refined cIoU 75.1 gIoU 70.3, invalid 0.4%"."""
+        """For example "rela: coarse cIoU 71.2 gIoU 65.0, refined cIoU 75.1 gIoU 70.3, invalid 0.4%"."""
         scores = add_up(self.overlaps)
         parts = [
             f"{stage} cIoU {percent(scores[stage]['cIoU'])} gIoU {percent(scores[stage]['gIoU'])}"
             for stage in STAGES[1:]
             if stage in scores
         ]
-        return ", ".join([*parts, f"invalid {percent(self.invalid / max(len(self.overlaps), 1))}%"])
+        return f"{MAIN.name}: " + ", ".join(
+            [*parts, f"invalid {percent(self.invalid / max(len(self.overlaps), 1))}%"]
+        )
 
 
 def percent(value: float | None, digits: int = 1) -> str:
