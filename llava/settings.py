@@ -25,7 +25,8 @@ class SegmentationSettings:
         system: which published system the weights belong to, one of `SYSTEMS`.
         codec: text form of a mask, one of `CODECS`.
         grid_hw: rows and columns of the label grid.
-        image_side: side in pixels of the square that every image is squashed to.
+        image_side: side in pixels of the square that every image is squashed to; 0 keeps its shape, where
+            the model takes any (Qwen-VL).
         interpolation: how it is squashed, one of `INTERPOLATIONS`.
         prompt: name of the conversation template, a key of `llava.data.prompt.PROMPTS`.
         cell_policy: how a mask becomes cells, one of `CELL_POLICIES`.
@@ -61,8 +62,8 @@ class SegmentationSettings:
         object.__setattr__(self, "grid_hw", tuple(int(side) for side in self.grid_hw))
         if len(self.grid_hw) != 2 or min(self.grid_hw) < 1:
             problems.append(f"grid_hw {self.grid_hw}: two sides, both at least 1")
-        if self.image_side < 1:
-            problems.append(f"image_side {self.image_side}: at least 1 pixel")
+        if self.image_side < 0:
+            problems.append(f"image_side {self.image_side}: pixels, or 0 for images of any shape")
         if problems:
             raise ValueError("segmentation settings: " + "; ".join(problems))
 

@@ -96,7 +96,7 @@ def fake_processor(is_fast, offsets):
         __call__ = staticmethod(encode)
 
     Tokenizer.is_fast = is_fast
-    return SimpleNamespace(tokenizer=Tokenizer(), image_token_id=-1)
+    return SimpleNamespace(tokenizer=Tokenizer(), image_token_id=-1, image_token="<image>")
 
 
 def test_a_token_over_the_border_of_question_and_answer_is_refused():

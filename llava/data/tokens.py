@@ -37,12 +37,16 @@ def _input_hw(processor: Any) -> tuple[int, int]:  # noqa: ANN401
     images = processor.image_processor
     crop = images.crop_size if getattr(images, "do_center_crop", False) else images.size
     if "height" not in crop:
-        side = crop["shortest_edge"]
-        return side, side
+        return crop["shortest_edge"], crop["shortest_edge"]
     return crop["height"], crop["width"]
 
 
-def tokenize(pieces: Sequence[tuple[str, bool]], processor: Any) -> tuple[list[int], list[int]]:  # noqa: ANN401
+def tokenize(
+    pieces: Sequence[tuple[str, bool]],
+    processor: Any,  # noqa: ANN401
+    *,
+    image_tokens: int | None = None,
+) -> tuple[list[int], list[int]]:
     """Token ids and labels of a rendered conversation.
 
     The whole text is tokenized once, so that the ids of training are the ids of inference; which tokens are
@@ -51,23 +55,25 @@ def tokenize(pieces: Sequence[tuple[str, bool]], processor: Any) -> tuple[list[i
 
     Args:
         pieces: (text, supervised) as `llava.data.prompt.render` returns them.
-        processor: a `LlavaProcessor` with a fast tokenizer.
+        processor: the checkpoint's, with a fast tokenizer.
+        image_tokens: tokens of each image; None takes `image_token_count(processor)`.
 
     Returns:
         input_ids and labels, lists of equal length; labels are the ids of supervised tokens and
         `IGNORE_INDEX` elsewhere.
 
     Raises:
-        ValueError: the tokenizer has no offsets, an answer contains `<image>`, or one token covers the end of
-            a question and the start of its answer (the model could then not be asked as it was trained).
+        ValueError: the tokenizer has no offsets, an answer contains the image token, or one token covers the
+            end of a question and the start of its answer (it could then not be asked as it was trained).
     """
     tokenizer = processor.tokenizer
     if not tokenizer.is_fast:
         raise ValueError(
             "the tokenizer gives no character offsets; load the checkpoint with its fast tokenizer"
         )
-    if any(IMAGE_TOKEN in text for text, supervised in pieces if supervised):
-        raise ValueError(f"an answer contains {IMAGE_TOKEN}; only questions may show an image")
+    for token in (IMAGE_TOKEN, processor.image_token):
+        if any(token in text for text, supervised in pieces if supervised):
+            raise ValueError(f"an answer contains {token}; only questions may show an image")
     text = "".join(text for text, _ in pieces)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     owners = _supervised_characters(pieces)
@@ -81,9 +87,11 @@ def tokenize(pieces: Sequence[tuple[str, bool]], processor: Any) -> tuple[list[i
         if len(covered) > 1:
             raise ValueError(
                 f"token {text[start:end]!r} covers the border of question and answer; "
-                "use a tokenizer that starts a new token at the space behind 'ASSISTANT:'"
+                "use a tokenizer that starts a new token where the answer begins"
             )
-        repeats = image_token_count(processor) if token == processor.image_token_id else 1
+        repeats = 1
+        if token == processor.image_token_id:
+            repeats = image_token_count(processor) if image_tokens is None else image_tokens
         ids.extend([token] * repeats)
         labels.extend([token if covered == {True} else IGNORE_INDEX] * repeats)
     return ids, labels
@@ -98,10 +106,11 @@ def pixel_values(
     images: Sequence[Image.Image],
     processor: Any,  # noqa: ANN401
     settings: SegmentationSettings,
+    **options: Any,  # noqa: ANN401
 ) -> torch.Tensor:
     """Input of the vision tower: float32 (n, 3, side, side).
 
-    Images are squashed first; then only the processor's own rescaling and normalisation apply.
+    Images are squashed first; then only the processor's own rescaling and normalisation apply, and `options`.
 
     Raises:
         ValueError: the processor is made for another side than the settings say.
@@ -115,11 +124,11 @@ def pixel_values(
         )
     squashed = [squash(image, settings) for image in images]
     values = processor.image_processor(
-        images=squashed, do_resize=False, do_center_crop=False, return_tensors="pt"
+        images=squashed, do_resize=False, do_center_crop=False, return_tensors="pt", **options
     )["pixel_values"]
     if tuple(values.shape) != (len(squashed), 3, side, side):
         raise ValueError(
             f"the image processor made {tuple(values.shape)} of {len(squashed)} images of {side} pixels; "
-            "it crops or pads, use the CLIP image processor that belongs to the vision tower"
+            "it crops or pads, use the image processor that belongs to the vision tower"
         )
     return values

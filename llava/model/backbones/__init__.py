@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from llava.model.backbones.anyres import LLAVA_NEXT, LLAVA_ONEVISION
 from llava.model.backbones.base import DYNAMIC, Backbone
 from llava.model.backbones.llava_1_5 import LLAVA
+from llava.model.backbones.one_view import DEEPSEEK_VL, INTERNVL
+from llava.model.backbones.qwen_vl import QWEN2_5_VL, QWEN2_VL
 
 __all__ = ["BACKBONES", "DYNAMIC", "Backbone", "backbone_of", "backbone_of_processor"]
 
-BACKBONES: dict[str, Backbone] = {backbone.model_type: backbone for backbone in (LLAVA,)}
+_KNOWN = (LLAVA, LLAVA_NEXT, LLAVA_ONEVISION, QWEN2_VL, QWEN2_5_VL, INTERNVL, DEEPSEEK_VL)
+BACKBONES: dict[str, Backbone] = {backbone.model_type: backbone for backbone in _KNOWN}
 """Adapters by the `model_type` of config.json."""
 
 

@@ -74,20 +74,15 @@ class Backbone(ABC):
     def blank_features(self, projector: nn.Module) -> torch.Tensor:
         """Smallest input of the projector, all zero: what lets a batch without images pass through it."""
 
-    def text_inputs(self, input_ids: torch.Tensor, config: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401
-        """Further inputs that follow from the token ids (b, n); none for most families."""
+    def text_inputs(self, input_ids: torch.Tensor, processor: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401
+        """Further inputs of the same shape as the token ids that follow from them; none for most families."""
         return {}
 
     def has_fixed_size(self, settings: SegmentationSettings) -> bool:
         """Whether all images occupy equally many tokens, so that none needs to be opened to count them."""
         return settings.image_side != DYNAMIC
 
-    def feature_problem(
-        self,
-        model: Any,  # noqa: ANN401
-        processor: Any,  # noqa: ANN401
-        settings: SegmentationSettings | None,
-    ) -> str | None:
+    def feature_problem(self, config: Any, processor: Any) -> str | None:  # noqa: ANN401
         """Why the processor writes another number of image tokens than the model has features, or None."""
         return None
 
@@ -104,9 +99,7 @@ class Backbone(ABC):
         rows = model.get_input_embeddings().num_embeddings
         if image_id != needed:
             found.append(f"{token} is token {image_id} in the tokenizer, {needed} in the model")
-        mismatch = self.feature_problem(model, processor, settings)
-        if mismatch:
-            found.append(mismatch)
+        found += [problem for problem in [self.feature_problem(model.config, processor)] if problem]
         if len(tokenizer) > rows:
             found.append(f"the tokenizer knows {len(tokenizer)} tokens, the model has embeddings for {rows}")
         if tokenizer.eos_token_id is None:
@@ -130,3 +123,33 @@ class Backbone(ABC):
         if prompt in self.prompts:
             return None
         return f"prompt {prompt!r}; known for {self.model_type}: {', '.join(self.prompts)}"
+
+
+@dataclass(frozen=True)
+class FixedSideBackbone(Backbone):
+    """A family whose vision tower takes squares of one side."""
+
+    def image_side(self, config: Any) -> int:  # noqa: ANN401
+        """Side of the vision tower."""
+        return first_of(config.vision_config.image_size)
+
+    def side_problem(self, side: int, config: Any) -> str | None:  # noqa: ANN401
+        """The tower takes one side only."""
+        needed = self.image_side(config)
+        return None if side == needed else f"the vision tower needs {needed}"
+
+    def blank_features(self, projector: nn.Module) -> torch.Tensor:
+        """Float32 (1, width of what the first layer takes)."""
+        linear = next(module for module in projector.modules() if isinstance(module, nn.Linear))
+        return torch.zeros(1, linear.in_features)
+
+
+def first_of(value: int | list[int] | tuple[int, ...]) -> int:
+    """A side that a configuration gives once, or for height and width."""
+    return int(value if isinstance(value, int) else value[0])
+
+
+def patch_count(config: Any) -> int:  # noqa: ANN401
+    """Patches of one view of the vision tower."""
+    vision = config.vision_config
+    return int((first_of(vision.image_size) // first_of(vision.patch_size)) ** 2)

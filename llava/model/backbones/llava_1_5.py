@@ -7,29 +7,19 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from llava.data.tokens import image_token_count, pixel_values
-from llava.model.backbones.base import Backbone
+from llava.model.backbones.base import FixedSideBackbone, patch_count
 from llava.settings import SegmentationSettings
 
 
-class Llava(Backbone):
+class Llava(FixedSideBackbone):
     """`LlavaForConditionalGeneration` with a CLIP or SigLIP tower of one fixed side."""
 
     def load_processor(self, path: str | Path) -> Any:  # noqa: ANN401
         """`LlavaProcessor` whose image processor works on PIL images."""
         return AutoProcessor.from_pretrained(path, backend="pil")
-
-    def image_side(self, config: Any) -> int:  # noqa: ANN401
-        """Side of the vision tower."""
-        return int(config.vision_config.image_size)
-
-    def side_problem(self, side: int, config: Any) -> str | None:  # noqa: ANN401
-        """The tower takes one side only."""
-        needed = self.image_side(config)
-        return None if side == needed else f"the vision tower needs {needed}"
 
     def image_inputs(
         self,
@@ -49,21 +39,9 @@ class Llava(Backbone):
         """One token for each patch, whatever the size."""
         return image_token_count(processor)
 
-    def blank_features(self, projector: nn.Module) -> torch.Tensor:
-        """Float32 (1, width of the tower)."""
-        linear: Any = projector.get_submodule("linear_1")
-        return torch.zeros(1, linear.in_features)
-
-    def feature_problem(
-        self,
-        model: Any,  # noqa: ANN401
-        processor: Any,  # noqa: ANN401
-        settings: SegmentationSettings | None,
-    ) -> str | None:
+    def feature_problem(self, config: Any, processor: Any) -> str | None:  # noqa: ANN401
         """The processor counts patches by its own settings; they must be those of the tower."""
-        vision = model.config.vision_config
-        patches = (vision.image_size // vision.patch_size) ** 2
-        features = patches + int(model.config.vision_feature_select_strategy != "default")
+        features = patch_count(config) + int(config.vision_feature_select_strategy != "default")
         written = image_token_count(processor)
         if written == features:
             return None
