@@ -13,6 +13,7 @@ from PIL import Image
 
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
 Rle = dict[str, Any]
 """Compressed COCO run-length mask: {"size": [height, width] in pixels, "counts": str}."""
 
@@ -116,4 +117,32 @@ class Segmenter(Protocol):
 
     def segment(self, queries: Sequence[Query]) -> list[Prediction]:
         """One prediction for each query, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Refined:
+    """Masks after refinement.
+
+    Attributes:
+        masks: bool (n, H, W).
+        notes: for each mask "" where it was refined, else why the coarse one was kept.
+    """
+
+    masks: BoolArray
+    notes: tuple[str, ...]
+
+
+class Refiner(Protocol):
+    """A system that improves the coarse masks of one image."""
+
+    def refine(self, image: Image.Image, masks: BoolArray, *, soft: FloatArray | None = None) -> Refined:
+        """Refined masks of coarse masks.
+
+        Args:
+            image: the image, any mode.
+            masks: bool (n, H, W), coarse masks at the size of the image.
+            soft: float32 (n, rows, columns), probability of each cell or pixel of the image to be inside;
+                a softer prompt than the mask itself. None: there is none.
+        """
         ...

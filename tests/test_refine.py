@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import SamImageProcessorPil
 
-from llava.model import refine
-from llava.model.refine import SamRefiner, box_prompt, frame_hw, mask_prompt, point_prompt, spread_points
+from llava.model.refine import (
+    PromptedSam,
+    SamRefiner,
+    box_prompt,
+    frame_hw,
+    mask_prompt,
+    point_prompt,
+    spread_points,
+)
 
 
 def rectangle(size_hw, top, bottom, left, right):
@@ -37,11 +45,11 @@ def answers(refiner, monkeypatch):
 
         def forward(**inputs):
             calls.append(inputs)
-            side = refiner.prompt_side
+            side = refiner.sam.prompt_side
             logits = torch.stack([torch.from_numpy(mask_prompt(mask, side)) for mask in masks])
             return type("Output", (), {"pred_masks": logits[:, None, None]})()
 
-        monkeypatch.setattr(refiner, "model", Recorder(refiner.model, forward))
+        monkeypatch.setattr(refiner.sam, "model", Recorder(refiner.sam.model, forward))
         return calls
 
     return fix
@@ -93,7 +101,7 @@ def test_a_tiny_object_does_not_vanish_from_the_prompt():
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 700), (333, 777), (1024, 768), (19, 7)])
 def test_the_frame_is_the_one_of_the_image_processor(tiny_sam_folder, size_hw, picture):
-    processor = refine.SamImageProcessorPil.from_pretrained(tiny_sam_folder)
+    processor = SamImageProcessorPil.from_pretrained(tiny_sam_folder)
     assert frame_hw(size_hw, 64) == (
         max(1, processor._get_preprocess_shape(size_hw, 64)[0]),
         max(1, processor._get_preprocess_shape(size_hw, 64)[1]),
@@ -132,8 +140,9 @@ def test_the_box_touches_the_mask_on_four_sides():
 
 
 def test_points_and_box_are_in_pixels_of_the_input(tiny_sam_folder):
-    refiner = SamRefiner(tiny_sam_folder, device="cpu", use_box=True, points=1)
-    prompts = refiner._sparse_prompts(rectangle((48, 128), 0, 25, 64, 127)[None])
+    mask = rectangle((48, 128), 0, 25, 64, 127)
+    sam = PromptedSam(tiny_sam_folder, device="cpu")
+    prompts = sam.sparse((48, 128), points=[point_prompt(mask, 1)], boxes=[box_prompt(mask)])
     assert prompts["input_boxes"].tolist() == [[[32, 0, 63.5, 12.5]]]
     assert prompts["input_labels"].tolist() == [[[1, 0]]]
     x, y = prompts["input_points"][0, 0, 0].tolist()
@@ -146,15 +155,15 @@ def test_several_masks_at_once_are_refined_as_one_by_one(tiny_sam_folder, pictur
     refiner = SamRefiner(tiny_sam_folder, device="cpu", **options)
     image = picture(64, 40)
     masks = np.stack([rectangle((40, 64), 4, 30, 5 * i, 20 + 5 * i) for i in range(5)])
-    together = refiner._segment(image, masks)
-    alone = np.concatenate([refiner._segment(image, mask[None]) for mask in masks])
+    together = refiner._segment(image, masks, None)
+    alone = np.concatenate([refiner._segment(image, mask[None], None) for mask in masks])
     assert together.shape == masks.shape
     assert np.array_equal(together, alone)
     assert len(np.unique(together.reshape(5, -1), axis=0)) > 1
 
 
 def test_more_masks_than_a_batch_keep_their_order(refiner, picture, monkeypatch):
-    monkeypatch.setattr(refiner, "_segment", lambda image, masks: masks)
+    monkeypatch.setattr(refiner, "_segment", lambda image, masks, soft: masks)
     masks = np.stack([rectangle((20, 30), 2, 9, 0, 1 + i % 29) for i in range(40)])
     masks[7] = False
     refined = refiner.refine(picture(30, 20), masks)
@@ -190,7 +199,7 @@ def test_empty_masks_cost_no_call_to_sam(refiner, answers, picture):
     assert refined.notes == ("coarse is empty",) * 2
     assert not refined.masks.any()
     assert calls == []
-    assert refiner.model.embedded == 0
+    assert refiner.sam.model.embedded == 0
     assert refiner.refine(picture(10, 10), np.zeros((0, 10, 10), bool)).notes == ()
 
 
@@ -200,13 +209,13 @@ def test_an_image_is_embedded_once_and_a_changed_one_again(refiner, answers, pic
     image = picture(64, 40)
     for again in (image, image.copy(), picture(64, 40)):
         refiner.refine(again, mask[None])
-    assert refiner.model.embedded == 1
+    assert refiner.sam.model.embedded == 1
     image.putpixel((3, 3), (1, 2, 3))
     refiner.refine(image, mask[None])
-    assert refiner.model.embedded == 2
+    assert refiner.sam.model.embedded == 2
     for seed in range(10):
         refiner.refine(picture(64, 40, seed=seed + 5), mask[None])
-    assert len(refiner._embeddings) == 4
+    assert len(refiner.sam._embeddings) == 4
 
 
 def test_two_refiners_give_the_same_mask(tiny_sam_folder, picture):
@@ -221,7 +230,7 @@ def test_wrong_input_is_refused(refiner, tiny_sam_folder, picture):
         refiner.refine(picture(30, 20), np.zeros((1, 30, 20), bool))
     with pytest.raises(ValueError, match="needed are bool"):
         refiner.refine(picture(30, 20), np.zeros((1, 20, 30), np.uint8))
-    with pytest.raises(ValueError, match="iterations 0, points 10: at least 1"):
+    with pytest.raises(ValueError, match="iterations 0 of the refiner: at least 1"):
         SamRefiner(tiny_sam_folder, iterations=0)
 
 

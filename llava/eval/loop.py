@@ -19,7 +19,7 @@ from llava.eval.images import load_image, short_path
 from llava.eval.predictions import Record, RecordWriter, merge, rank_path, read_run
 from llava.eval.run import RunSettings, describe_samples, open_run
 from llava.eval.scoring import RunningScores
-from llava.types import BoolArray, Prediction, Query, Sample, Segmenter
+from llava.types import BoolArray, Prediction, Query, Refiner, Sample, Segmenter
 
 POLL_SECONDS = 2.0
 PATIENCE_SECONDS = 1800.0
@@ -34,24 +34,6 @@ class Timed(Protocol):
     """A segmenter that knows how long it took to turn answers into masks."""
 
     decode_seconds: float
-
-
-class RefinedMasks(Protocol):
-    """What a refiner returns: bool masks (n, H, W), and a note for each, "" where it was refined."""
-
-    @property
-    def masks(self) -> BoolArray: ...  # noqa: D102
-
-    @property
-    def notes(self) -> tuple[str, ...]: ...  # noqa: D102
-
-
-class Refiner(Protocol):
-    """Improves coarse masks of one image."""
-
-    def refine(self, image: Image.Image, masks: BoolArray) -> RefinedMasks:
-        """Refined masks bool (n, H, W) of coarse masks bool (n, H, W)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava.data.readers.refer import read_refer
-from llava.eval.arguments import NO_REFINER, add_checkpoint_arguments
-from llava.eval.loop import Refiner, Shard, evaluate
+from llava.eval.arguments import (
+    add_checkpoint_arguments,
+    chosen_refiner,
+    describe_refiner,
+    load_refiner,
+)
+from llava.eval.loop import Shard, evaluate
 from llava.eval.page import text_table
 from llava.eval.predictions import split_of
 from llava.eval.report import REPORT_FILE, write_report
 from llava.eval.run import RunSettings, code_version, describe_samples, fingerprint, open_run
+from llava.refiners import NO_REFINER
 from llava.settings import SegmentationSettings
-from llava.types import Sample, Segmenter
+from llava.types import Refiner, Sample, Segmenter
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,9 +42,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add_checkpoint_arguments(parser)
-    add("--sam-iterations", type=int, default=3, help="how often SAM sees its own mask again")
-    add("--sam-points", type=int, default=10, help="points inside, and as many outside, given to SAM")
-    add("--sam-box", action="store_true", help="give SAM the box of the coarse mask too")
     add("--data-root", type=Path, required=True, help="folder that holds the datasets and images/")
     add(
         "--splits",
@@ -88,23 +91,19 @@ def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunS
         "max_new_tokens": options.max_new_tokens,
         "dtype": str(choose_dtype(choose_device(options.device), options.dtype)).removeprefix("torch."),
     }
-    sam_options = {
-        "sam_weights": fingerprint(Path(options.sam_path)),
-        "sam_iterations": options.sam_iterations,
-        "sam_points": options.sam_points,
-        "sam_box": options.sam_box,
-    }
-    refines = options.sam_path != NO_REFINER
+    way, way_options = chosen_refiner(options)
+    refines = way != NO_REFINER
+    refiner = {"way": way, "weights": fingerprint(Path(options.sam_path)), **way_options}
     return RunSettings(
         checkpoint=options.model_path.resolve().as_posix(),
         weights=fingerprint(options.model_path),
         splits=tuple(dict.fromkeys(split_of(sample.id) for sample in samples)),
         grid_hw=checkpoint.grid_hw,
         cell_policy=checkpoint.cell_policy,
-        refiner=options.sam_path,
+        refiner=options.sam_path if refines else NO_REFINER,
         limit=options.limit,
         seed=options.seed,
-        options={**model_options, **(sam_options if refines else {})},
+        options={**model_options, **({"refiner": refiner} if refines else {})},
         data_root=options.data_root.as_posix(),
         samples=describe_samples(samples),
         code=(code_version(),),
@@ -113,25 +112,15 @@ def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunS
 
 def load_models(options: argparse.Namespace, device: str | None) -> tuple[Segmenter, Refiner | None]:
     """Segmenter and refiner on one device."""
-    from llava.model.refine import SamRefiner
     from llava.model.segmenter import load_segmenter
 
+    refiner = load_refiner(options, device, seed=options.seed)
     segmenter = load_segmenter(
         options.model_path,
         base=options.model_base,
         device=device,
         dtype=options.dtype,
         max_new_tokens=options.max_new_tokens,
-    )
-    if options.sam_path == NO_REFINER:
-        return segmenter, None
-    refiner = SamRefiner(
-        options.sam_path,
-        device=device,
-        iterations=options.sam_iterations,
-        points=options.sam_points,
-        use_box=options.sam_box,
-        seed=options.seed,
     )
     return segmenter, refiner
 
@@ -173,7 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = write_report(options.out, records=records)
     except (ValueError, FileNotFoundError, TimeoutError) as error:
         raise SystemExit(f"error: {error}") from error
-    sys.stdout.write(f"{text_table(results)}\nreport: {options.out / REPORT_FILE}\n")
+    sys.stdout.write(
+        f"{text_table(results)}\nrefiner: {describe_refiner(options)}\nreport: {options.out / REPORT_FILE}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -16,13 +16,17 @@ import numpy as np
 from PIL import Image
 
 from llava.data.questions import normalise_expression
-from llava.eval.arguments import NO_REFINER, add_checkpoint_arguments
+from llava.eval.arguments import (
+    add_checkpoint_arguments,
+    chosen_refiner,
+    describe_refiner,
+    load_refiner,
+)
 from llava.eval.images import load_image
-from llava.eval.loop import Refiner
 from llava.files import atomic_path
 from llava.pictures import COARSE, REFINED, Card, Panel, sheet
 from llava.settings import SegmentationSettings
-from llava.types import BoolArray, Prediction, Query, Segmenter
+from llava.types import BoolArray, Prediction, Query, Refiner, Segmenter
 
 QUESTION_ENDS = (".", "?")
 """A query that ends like a sentence is asked word for word."""
@@ -124,13 +128,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def load_models(options: argparse.Namespace) -> tuple[Segmenter, Refiner | None]:
     """Segmenter and refiner; a folder that is no checkpoint is told before anything heavy is imported."""
     SegmentationSettings.load(options.model_path)
-    from llava.model.refine import SamRefiner
+    chosen_refiner(options)
     from llava.model.segmenter import load_segmenter
 
-    segmenter = load_segmenter(options.model_path, base=options.model_base, device=options.device)
-    if options.sam_path == NO_REFINER:
-        return segmenter, None
-    return segmenter, SamRefiner(options.sam_path, device=options.device)
+    refiner = load_refiner(options, options.device)
+    return load_segmenter(options.model_path, base=options.model_base, device=options.device), refiner
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     masks = {"coarse": prediction.masks[0, 0]}
     if refiner is not None:
         masks["refined"], sentence = refine(refiner, image, masks["coarse"])
-        print(sentence)
+        print(f"{sentence}\nRefiner: {describe_refiner(options)}")
     for path in write_pictures(options.out, options.image_file.stem, image, masks, title=options.query):
         print(f"Wrote {path}")
 
