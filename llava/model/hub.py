@@ -111,6 +111,18 @@ def is_original_folder(folder: Path) -> bool:
     return any(key in read_fields(folder) for key in ORIGINAL_LAYOUT)
 
 
+def settings_of_base(path: str | Path) -> SegmentationSettings | None:
+    """Settings that a training inherits from its base; None for a base that was never trained to segment.
+
+    Raises:
+        ValueError: the folder's `segmentation.json` is wrong.
+    """
+    if (Path(path) / SEGMENTATION_FILE).is_file():
+        return SegmentationSettings.load(Path(path))
+    published = known(path)
+    return published.settings if published else None
+
+
 def find_settings(path: str | Path) -> SegmentationSettings:
     """Settings of a checkpoint folder or hub name.
 
@@ -121,10 +133,10 @@ def find_settings(path: str | Path) -> SegmentationSettings:
         ValueError: `segmentation.json` is wrong.
     """
     folder = local_folder(path)
-    published = known(path)
-    if published is not None and not (folder / SEGMENTATION_FILE).is_file():
-        return published.settings
-    if is_original_folder(folder) and not (folder / SEGMENTATION_FILE).is_file():
+    settings = settings_of_base(path if known(path) else folder)
+    if settings is not None:
+        return settings
+    if is_original_folder(folder):
         raise FileNotFoundError(
             f"{folder / SEGMENTATION_FILE} not found - {path} is in the layout of the original LLaVA code, "
             "which does not say with which grid it was trained; convert it once and say so: "

@@ -88,6 +88,21 @@ def find_original(
     return Original(str(path), folder, kind, fields, tower, parent, parent_kind, parent_original)
 
 
+def find_original_base(path: str | Path) -> Original | None:
+    """What `find_original` finds, to start a training from.
+
+    Raises:
+        ValueError: it is a LoRA, which has to be made a whole model first.
+    """
+    original = find_original(path)
+    if original is not None and original.kind == "lora":
+        raise ValueError(
+            f"{path} is an adapter; make a whole model of it first: "
+            f"python scripts/convert_checkpoint.py --from {path} --grid 16 --to NEW_FOLDER"
+        )
+    return original
+
+
 def _is_original(path: str | Path) -> bool:
     """Whether a folder, or the config of a hub name, has the original layout; no for what is not there."""
     folder = Path(path)
