@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, LlavaConfig
 
 from llava.constants import SEGMENTATION_FILE
-from llava.model.checkpoint import ORIGINAL_LAYOUT
+from llava.model.hub import settings_of_base
+from llava.model.original_folder import find_original_base
+from llava.model.original_llava import original_config
 from llava.settings import SegmentationSettings
 from llava.train.arguments import ModelArguments
 from llava.train.checks import parse_grid
@@ -72,8 +73,12 @@ def read_base(path: str) -> Base:
     """Configuration and settings of a base, without its weights.
 
     Raises:
+        FileNotFoundError: a base in the original layout lacks its tokenizer, vision tower or own base.
         ValueError: it is no Hugging Face LLaVA.
     """
+    original = find_original_base(path)
+    if original is not None:
+        return Base(path, original_config(original), settings_of_base(path))
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -85,13 +90,7 @@ def read_base(path: str) -> Base:
         raise ValueError(
             f"--model_name_or_path {path} holds a {config.model_type!r} model; needed is 'llava'"
         )
-    if any(hasattr(config, key) for key in ORIGINAL_LAYOUT):
-        raise ValueError(
-            f"--model_name_or_path {path} is in the layout of the original LLaVA code; take the weights in "
-            "transformers' layout, for example llava-hf/llava-1.5-7b-hf"
-        )
-    has_settings = Path(path, SEGMENTATION_FILE).is_file()
-    return Base(path, config, SegmentationSettings.load(Path(path)) if has_settings else None)
+    return Base(path, config, settings_of_base(path))
 
 
 def resolve(model: ModelArguments, base: Base, max_length: int | None = None) -> Resolved:
