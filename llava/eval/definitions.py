@@ -180,12 +180,12 @@ def find_definition(text: str) -> Definition:
         >>> find_definition("rela:min_area=50,side=480,tie=background").name
         'rela:side=480,min_area=50'
     """
-    name, _, changes = text.partition(":")
+    name, colon, changes = text.partition(":")
     if name not in DEFINITIONS:
         raise ValueError(f"unknown definition {name!r}; known: {', '.join(DEFINITIONS)}")
     base = DEFINITIONS[name]
     given: dict[str, str] = {}
-    for change in changes.split(",") if changes else ():
+    for change in changes.split(",") if colon else ():
         option, _, value = change.partition("=")
         if option not in OPTIONS or option in given:
             raise ValueError(f"definition {text!r}: {change!r} is none of {', '.join(OPTIONS)}, each once")

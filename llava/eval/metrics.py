@@ -89,6 +89,7 @@ def overlap(
             f"prediction is {prediction.shape}, truth is {truth.shape}, ignore is {ignore.shape}; "
             "all must be (H, W) of one image"
         )
+    truth = truth & ~ignore
     if no_target and truth.any():
         raise ValueError(
             f"no_target is set, but the truth has {int(truth.sum())} pixels; check the annotation"
@@ -96,7 +97,6 @@ def overlap(
     masks = (prediction, truth, ignore)
     found, wanted, open_ = (sample_centres(one, (side, side)) if side else one for one in masks)
     decided = found & ~open_
-    wanted = wanted & ~open_
     return Overlap(
         intersection=int((decided & wanted).sum()),
         predicted=int(decided.sum()),

@@ -100,6 +100,7 @@ def add_up(overlaps: Iterable[StageOverlaps], rules: Definition = MAIN) -> dict[
     if set(rules.reports) <= set(PIXELS_ONLY):
         scores.pop("grid", None)
     if "grid" in scores:
+        scores["grid"].pop("boxes", None)
         scores["grid"] |= {name: None for name in PIXELS_ONLY if name in rules.reports}
     return scores
 
