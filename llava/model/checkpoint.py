@@ -1,8 +1,8 @@
 """Checkpoint folders: what is in them, read strictly and written whole.
 
-Two kinds. A plain folder holds a `LlavaForConditionalGeneration`, its processor and `segmentation.json`. An
-adapter folder holds a LoRA adapter, the trained projector, the processor and `segmentation.json`, and names
-its base model.
+Two kinds. A plain folder holds a model of a known family (`llava.model.backbones`), its processor and
+`segmentation.json`. An adapter folder holds a LoRA adapter, the trained projector, the processor and
+`segmentation.json`, and names its base model.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoConfig
 
-from llava.constants import IMAGE_TOKEN, SEGMENTATION_FILE
-from llava.data.prompt import PROMPTS, chat_template
-from llava.data.tokens import image_token_count
+from llava.constants import SEGMENTATION_FILE
+from llava.data.prompt import chat_template
+from llava.model.backbones import Backbone, backbone_of, find_backbone
+from llava.model.hub import find_settings, local_folder, settings_of_base
+from llava.model.original_folder import Original, find_original, find_original_base
+from llava.model.original_llava import load_original, original_processor
 from llava.model.weights import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -34,11 +37,9 @@ from llava.model.weights import (
     choose_device,
     choose_dtype,
     load_strict,
+    read_config,
 )
 from llava.settings import SegmentationSettings
-
-ORIGINAL_LAYOUT = ("mm_projector_type", "mm_vision_tower")
-"""Config keys that only checkpoints of the original LLaVA code have."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Checkpoint:
     """A model that can be asked.
 
     Attributes:
-        model: `LlavaForConditionalGeneration`, or a `PeftModel` around one; in evaluation mode.
-        processor: `LlavaProcessor` with an image processor that works on PIL images.
+        model: of a known family, or a `PeftModel` around one; in evaluation mode.
+        processor: the family's, with an image processor that works on PIL images.
         settings: what the model was trained with.
         path: the folder.
     """
@@ -79,7 +80,7 @@ def load_checkpoint(
     """The checkpoint of a plain or an adapter folder, on its device, in evaluation mode.
 
     Args:
-        path: checkpoint folder.
+        path: checkpoint folder, or its name on the hub; also in the layout of the original LLaVA code.
         base: base model of an adapter, where it is not the one that the adapter names.
         device: None takes the GPU if there is one.
         dtype: None takes bfloat16 on a GPU that has it, else float32; "auto" keeps that of the files.
@@ -89,19 +90,18 @@ def load_checkpoint(
         FileNotFoundError: the folder, a file of it, or the base model is missing.
         ValueError: weights are missing, left over or misshapen, or model, processor and settings disagree.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"checkpoint folder {folder} not found - check the path")
-    settings = SegmentationSettings.load(folder)
-    is_adapter = (folder / ADAPTER_CONFIG).is_file()
-    if base is not None and not is_adapter:
+    folder, settings = local_folder(path), find_settings(path)
+    original = find_original(path, base=base)
+    is_adapter = original is None and (folder / ADAPTER_CONFIG).is_file()
+    if base is not None and original is None and not is_adapter:
         raise ValueError(f"{folder} is a whole model, not an adapter; leave the base model {base} out")
-    source = _find_base(folder, base) if is_adapter else folder
+    source = original or (_find_base(folder, base) if is_adapter else folder)
     device = choose_device(device)
-    model = _load_llava(source, device, dtype, attn)
+    model = _load_model(source, device, dtype, attn)
     if is_adapter:
         model = attach_adapter(model, folder)
-    processor = load_processor(folder)
+    family = backbone_of(model.config)
+    processor = original_processor(original) if original else load_processor(folder, family)
     check_agreement(model, processor, settings, folder)
     return Checkpoint(model.to(device), processor, settings, folder)
 
@@ -116,7 +116,7 @@ def load_base(
     """The model to start training from, left on the CPU for the trainer to place.
 
     Args:
-        path: plain folder or a name on the hub.
+        path: plain folder or a name on the hub; also in the layout of the original LLaVA code.
         dtype: None takes bfloat16 where the GPU has it, else float32; "auto" keeps that of the files.
         attn: attention implementation, one of `llava.model.weights.ATTENTIONS`.
         quantization: `BitsAndBytesConfig` of frozen weights, which then lie on the GPU; None: none.
@@ -125,23 +125,35 @@ def load_base(
         FileNotFoundError: the folder or a file of it is missing.
         ValueError: an adapter folder, weights that do not fit, or parts that disagree.
     """
-    folder = Path(path)
+    folder, original = Path(path), find_original_base(path)
     if (folder / ADAPTER_CONFIG).is_file():
         raise ValueError(
             f"{folder} is an adapter; merge it first: "
             f"python scripts/merge_lora_weights.py --model-path {folder} --save-path NEW_FOLDER"
         )
-    settings = SegmentationSettings.load(folder) if (folder / SEGMENTATION_FILE).is_file() else None
-    model = _load_llava(path, choose_device(), dtype, attn, quantization)
-    processor = load_processor(path)
+    settings = settings_of_base(path)
+    model = _load_model(original or path, choose_device(), dtype, attn, quantization)
+    processor = load_processor(path, backbone_of(model.config))
     check_agreement(model, processor, settings, path)
     return Base(model, processor, settings, str(path))
 
 
-def load_processor(path: str | Path) -> Any:  # noqa: ANN401
-    """`LlavaProcessor` of a folder or hub name, with the image processor that needs no torchvision."""
+def load_processor(path: str | Path, backbone: Backbone | None = None) -> Any:  # noqa: ANN401
+    """Processor of a folder or hub name, with the image processor that needs no torchvision.
+
+    Args:
+        path: folder or hub name.
+        backbone: its family; None reads the model's configuration there.
+
+    Raises:
+        FileNotFoundError: a file is missing or damaged.
+    """
+    original = find_original(path)
+    if original is not None:
+        return original_processor(original)
     try:
-        return AutoProcessor.from_pretrained(path, backend="pil")
+        family = backbone or backbone_of(AutoConfig.from_pretrained(path))
+        return family.load_processor(path)
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
@@ -157,31 +169,7 @@ def check_agreement(
     path: str | Path,
 ) -> None:
     """Raise a ValueError with every point on which model, processor and settings differ."""
-    config, tokenizer = model.config, processor.tokenizer
-    side, patch = config.vision_config.image_size, config.vision_config.patch_size
-    features = (side // patch) ** 2 + int(config.vision_feature_select_strategy != "default")
-    image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    rows = model.get_input_embeddings().num_embeddings
-    problems = []
-    if image_id != config.image_token_id:
-        problems.append(
-            f"{IMAGE_TOKEN} is token {image_id} in the tokenizer, {config.image_token_id} in the model"
-        )
-    if image_token_count(processor) != features:
-        problems.append(
-            f"the processor writes {image_token_count(processor)} image tokens, the vision tower gives "
-            f"{features} features (patch_size, num_additional_image_tokens in processor_config.json)"
-        )
-    if len(tokenizer) > rows:
-        problems.append(f"the tokenizer knows {len(tokenizer)} tokens, the model has embeddings for {rows}")
-    if tokenizer.eos_token_id is None:
-        problems.append("the tokenizer has no end-of-text token, so that no answer would ever end")
-    if settings is not None and settings.image_side != side:
-        problems.append(
-            f"{SEGMENTATION_FILE} has image_side {settings.image_side}, the vision tower needs {side}"
-        )
-    if settings is not None and settings.prompt not in PROMPTS:
-        problems.append(f"{SEGMENTATION_FILE} has prompt {settings.prompt!r}; known: {', '.join(PROMPTS)}")
+    problems = backbone_of(model.config).problems(model, processor, settings)
     if problems:
         raise ValueError(f"{path}: " + "; ".join(problems))
 
@@ -209,7 +197,7 @@ def save_adapter(
     """Write an adapter folder that `load_checkpoint` turns back into the same model.
 
     Args:
-        model: LoRA-adapted LLaVA; its projector is saved in full, trained or not.
+        model: LoRA-adapted; its projector is saved in full, trained or not.
         processor: the processor of training.
         settings: written as `segmentation.json`.
         folder: made if missing; other files in it stay. An old adapter in it stays whole until the new one
@@ -217,10 +205,11 @@ def save_adapter(
         state_dict: all gathered tensors of `model` by name, where they are spread over processes (ZeRO-3).
     """
     tensors = model.state_dict() if state_dict is None else state_dict
-    mark = "multi_modal_projector."
-    projector = {name.split(mark)[1]: tensor for name, tensor in tensors.items() if mark in name}
     inner: Any = model.get_base_model()
-    names = set(inner.model.multi_modal_projector.state_dict())
+    place = backbone_of(inner.config).projector
+    mark = f".{place}."
+    projector = {name.split(mark)[1]: tensor for name, tensor in tensors.items() if mark in name}
+    names = set(inner.get_submodule(place).state_dict())
     if set(projector) != names or any(name.startswith("modules_to_save") for name in names):
         raise ValueError(
             f"the projector is {sorted(projector)}; train its weights in place, "
@@ -261,29 +250,33 @@ def merge(adapter_folder: str | Path, output: str | Path, base: str | Path | Non
     save_checkpoint(merged, checkpoint.processor, checkpoint.settings, output)
 
 
-def _load_llava(
-    source: str | Path,
+def _load_model(
+    source: str | Path | Original,
     device: torch.device,
     dtype: torch.dtype | str | None,
     attn: str,
     quantization: Any = None,  # noqa: ANN401
 ) -> Any:  # noqa: ANN401
-    """The whole LLaVA of a folder or hub name, on the CPU."""
+    """The whole model of a folder or hub name, on the CPU."""
+    dtype = choose_dtype(device, dtype)
+    attention = choose_attention(attn, device, dtype)
+    original = source if isinstance(source, Original) else find_original(source)
+    if original is not None:
+        if quantization is not None:
+            raise ValueError(
+                f"{original.name} is in the layout of the original LLaVA code, which is not read quantized; "
+                "convert it first with scripts/convert_checkpoint.py"
+            )
+        return load_original(original, dtype=dtype, attention=attention)
     check_folder(source)
     config = Path(source) / "config.json"
     if config.is_file():
         fields = json.loads(config.read_text(encoding="utf-8"))
-        if any(key in fields for key in ORIGINAL_LAYOUT):
-            raise ValueError(
-                f"{source} is in the layout of the original LLaVA code; take the weights in the layout of "
-                "transformers (for example llava-hf/llava-1.5-7b-hf)"
-            )
-        if fields.get("model_type") != "llava":
-            raise ValueError(f"{config}: model_type is {fields.get('model_type')!r}, needed 'llava'")
-    dtype = choose_dtype(device, dtype)
-    attention = choose_attention(attn, device, dtype)
+        kind = fields.get("model_type")
+    else:
+        kind = read_config(source).model_type
     return load_strict(
-        LlavaForConditionalGeneration,
+        find_backbone(kind, source).model_class,
         source,
         dtype=dtype,
         attn_implementation=attention,

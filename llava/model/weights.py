@@ -11,7 +11,10 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import AutoConfig
 from transformers.utils import is_flash_attn_2_available
+
+from llava.model.backbones import backbone_of
 
 ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -81,6 +84,19 @@ def check_folder(path: str | Path) -> None:
             )
     elif not _HUB_NAME.fullmatch(str(path)):
         raise FileNotFoundError(f"model folder {path} not found - check the path, or give a name on the hub")
+
+
+def read_config(path: str | Path) -> Any:  # noqa: ANN401
+    """Configuration of a model folder or hub name.
+
+    Raises:
+        FileNotFoundError: it cannot be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(path)
+    except OSError as error:
+        first = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(f"{path}: cannot be read ({first}); check the path and its files") from error
 
 
 def load_strict(model_class: type, path: str | Path, **options: Any) -> Any:  # noqa: ANN401
@@ -153,7 +169,7 @@ def attach_adapter(model: Any, folder: Path) -> PeftModel:  # noqa: ANN401
     PEFT itself only warns when keys do not fit and then runs without the adapter; here every key must fit.
 
     Args:
-        model: `LlavaForConditionalGeneration`, changed in place.
+        model: of a known family, changed in place.
         folder: what `llava.model.checkpoint.save_adapter` wrote.
 
     Raises:
@@ -163,7 +179,7 @@ def attach_adapter(model: Any, folder: Path) -> PeftModel:  # noqa: ANN401
     weights = read_weights(folder / ADAPTER_WEIGHTS)
     config = PeftConfig.from_pretrained(str(folder))
     projector = read_weights(folder / PROJECTOR_WEIGHTS)
-    here = model.model.multi_modal_projector
+    here = model.get_submodule(backbone_of(model.config).projector)
     _compare(f"{folder / PROJECTOR_WEIGHTS} does not fit the base model", projector, here.state_dict())
     here.load_state_dict(projector)
     return attach_lora(model, config, weights=weights, file=folder / ADAPTER_WEIGHTS)

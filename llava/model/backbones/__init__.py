@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from llava.model.backbones.anyres import LLAVA_NEXT, LLAVA_ONEVISION
@@ -10,7 +11,7 @@ from llava.model.backbones.llava_1_5 import LLAVA
 from llava.model.backbones.one_view import DEEPSEEK_VL, INTERNVL
 from llava.model.backbones.qwen_vl import QWEN2_5_VL, QWEN2_VL
 
-__all__ = ["BACKBONES", "DYNAMIC", "Backbone", "backbone_of", "backbone_of_processor"]
+__all__ = ["BACKBONES", "DYNAMIC", "Backbone", "backbone_of", "backbone_of_processor", "find_backbone"]
 
 _KNOWN = (LLAVA, LLAVA_NEXT, LLAVA_ONEVISION, QWEN2_VL, QWEN2_5_VL, INTERNVL, DEEPSEEK_VL)
 BACKBONES: dict[str, Backbone] = {backbone.model_type: backbone for backbone in _KNOWN}
@@ -23,9 +24,18 @@ def backbone_of(config: Any) -> Backbone:  # noqa: ANN401
     Raises:
         ValueError: there is none; the message lists the known model types.
     """
-    if config.model_type not in BACKBONES:
-        raise ValueError(f"model_type is {config.model_type!r}; known: {', '.join(BACKBONES)}")
-    return BACKBONES[config.model_type]
+    return find_backbone(config.model_type, type(config).__name__)
+
+
+def find_backbone(model_type: str, where: str | Path) -> Backbone:
+    """Adapter of that name.
+
+    Raises:
+        ValueError: there is none; the message says where the name stands, and lists the known ones.
+    """
+    if model_type not in BACKBONES:
+        raise ValueError(f"{where}: model_type is {model_type!r}, needed is one of {', '.join(BACKBONES)}")
+    return BACKBONES[model_type]
 
 
 def backbone_of_processor(processor: Any) -> Backbone:  # noqa: ANN401

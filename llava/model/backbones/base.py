@@ -122,7 +122,7 @@ class Backbone(ABC):
         """Why this prompt does not fit the family, or None."""
         if prompt in self.prompts:
             return None
-        return f"prompt {prompt!r}; known for {self.model_type}: {', '.join(self.prompts)}"
+        return f"prompt {prompt!r}; known: {', '.join(self.prompts)}"
 
 
 @dataclass(frozen=True)
