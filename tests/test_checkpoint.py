@@ -279,7 +279,7 @@ def test_a_kill_among_the_files_leaves_a_folder_that_is_refused(copy, trained, m
         ("segmentation.json", {"prompt": "v7"}, "prompt 'v7'; known: text4seg_v1"),
         ("config.json", {"image_token_index": 5, "image_token_id": 5}, "<image> is token 3 in the tokenizer"),
         ("config.json", {"model_type": "clip"}, "model_type is 'clip', needed is one of llava, llava_next"),
-        ("config.json", {"mm_projector_type": "linear"}, "layout of the original LLaVA code"),
+        ("config.json", {"mm_projector_type": "linear"}, "only 'mlp2x_gelu'"),
         ("processor_config.json", {"num_additional_image_tokens": 0}, "15 image tokens, .* 16 features"),
     ],
 )

@@ -30,8 +30,8 @@ from llava.eval.page import text_table
 from llava.eval.predictions import split_of
 from llava.eval.report import REPORT_FILE, write_report
 from llava.eval.run import RunSettings, code_version, describe_samples, fingerprint, open_run
+from llava.model.hub import find_settings
 from llava.refiners import NO_REFINER
-from llava.settings import SegmentationSettings
 from llava.types import Refiner, Sample, Segmenter
 
 
@@ -81,7 +81,7 @@ def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunS
     """What the records of this run depend on; batch size, device and number of processes do not count."""
     from llava.model.weights import choose_device, choose_dtype
 
-    checkpoint = SegmentationSettings.load(options.model_path)
+    checkpoint = find_settings(options.model_path)
     model_options = {
         "model_base": options.model_base,
         "codec": checkpoint.codec,

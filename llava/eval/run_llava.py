@@ -24,8 +24,8 @@ from llava.eval.arguments import (
 )
 from llava.eval.images import load_image
 from llava.files import atomic_path
+from llava.model.hub import find_settings
 from llava.pictures import COARSE, REFINED, Card, Panel, sheet
-from llava.settings import SegmentationSettings
 from llava.types import BoolArray, Prediction, Query, Refiner, Segmenter
 
 QUESTION_ENDS = (".", "?")
@@ -127,7 +127,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def load_models(options: argparse.Namespace) -> tuple[Segmenter, Refiner | None]:
     """Segmenter and refiner; a folder that is no checkpoint is told before anything heavy is imported."""
-    SegmentationSettings.load(options.model_path)
+    find_settings(options.model_path)
     chosen_refiner(options)
     from llava.model.segmenter import load_segmenter
 

@@ -17,6 +17,7 @@ from PIL import Image
 from torch.nn import functional
 from transformers import PreTrainedConfig, Sam2Model, SamHQModel, SamImageProcessorPil, SamModel
 
+from llava.model.original_sam import is_original_sam, load_original_sam
 from llava.model.refine.prompts import frame_hw
 from llava.model.weights import check_folder, choose_device, load_strict
 from llava.types import BoolArray, FloatArray
@@ -91,7 +92,7 @@ class PromptedSam:
     models' own point batch, which shares one embedding, cannot hold several.
 
     Args:
-        path: folder of the model, or a name on the hub.
+        path: folder of the model, a name on the hub, or a .pth file of SAM's original code.
         device: None takes the GPU if there is one.
 
     Raises:
@@ -189,12 +190,15 @@ class PromptedSam:
 
 
 def load_sam(path: str | Path) -> tuple[Kind, Any, Pixels]:
-    """Kind, model in evaluation mode and image pre-processing of a SAM folder.
+    """Kind, model in evaluation mode and image pre-processing of a SAM folder or an original .pth file.
 
     Raises:
         FileNotFoundError: the folder or a file of it is missing.
         ValueError: no SAM, weights that do not fit, or a processor of another size.
     """
+    if is_original_sam(path):
+        model, processor = load_original_sam(path)
+        return KINDS["sam"], model, _pixels_by(processor)
     check_folder(path)
     try:
         fields, _ = PreTrainedConfig.get_config_dict(path)
@@ -231,7 +235,10 @@ def sam_pixels(path: str | Path, model: Any) -> Pixels:  # noqa: ANN401
             f"{path}: the image processor scales and pads to {sides}, the model needs {side} pixels; "
             "set size and pad_size in its preprocessor_config.json"
         )
+    return _pixels_by(processor)
 
+
+def _pixels_by(processor: SamImageProcessorPil) -> Pixels:
     def pixels(image: Image.Image) -> torch.Tensor:
         values: torch.Tensor = processor(images=image, return_tensors="pt")["pixel_values"]
         return values
