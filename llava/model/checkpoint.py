@@ -177,11 +177,14 @@ def check_agreement(
 def save_checkpoint(
     model: Any,  # noqa: ANN401
     processor: Any,  # noqa: ANN401
-    settings: SegmentationSettings,
+    settings: SegmentationSettings | None,
     folder: Path,
 ) -> None:
-    """Write a plain checkpoint folder: model, processor with the prompt's chat template, settings."""
-    with _staged(Path(folder)) as staging:
+    """Write a plain checkpoint folder: model, processor with the prompt's chat template, settings.
+
+    Settings of None are those of a base that was never trained to segment: no `segmentation.json`.
+    """
+    with staged(Path(folder)) as staging:
         model.save_pretrained(staging)
         _save_processor(processor, settings, staging)
 
@@ -216,7 +219,7 @@ def save_adapter(
             "without LoRA layers or PEFT's modules_to_save"
         )
     adapter = get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
-    with _staged(Path(folder)) as staging:
+    with staged(Path(folder)) as staging:
         save_file(_plain(adapter), staging / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         save_file(_plain(projector), staging / PROJECTOR_WEIGHTS, metadata={"format": "pt"})
         fields = model.peft_config["default"].to_dict() | {
@@ -306,10 +309,11 @@ def _base_name(model: PeftModel) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def _save_processor(processor: Any, settings: SegmentationSettings, folder: Path) -> None:  # noqa: ANN401
-    processor.chat_template = chat_template(settings.prompt)
+def _save_processor(processor: Any, settings: SegmentationSettings | None, folder: Path) -> None:  # noqa: ANN401
+    if settings is not None:
+        processor.chat_template = chat_template(settings.prompt)
+        settings.save(folder)
     processor.save_pretrained(folder)
-    settings.save(folder)
 
 
 def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -323,7 +327,7 @@ def _as_json(value: object) -> object:
 
 
 @contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path) -> Iterator[Path]:
     """Empty folder on the same disk whose files move into `folder` when the block ends without an error.
 
     `segmentation.json` is taken away first and put back last, so that a kill in the middle leaves a folder
