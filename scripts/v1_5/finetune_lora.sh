@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # LoRA fine-tuning of a LLaVA on mask-text records. Nothing to edit: every variable can be set from outside.
 #
-#   bash scripts/v1_5/finetune_lora.sh                                   # 8 GPUs, published values
+#   bash scripts/v1_5/finetune_lora.sh                                   # all GPUs, published values
 #   NPROC_PER_NODE=1 DEEPSPEED= bash scripts/v1_5/finetune_lora.sh       # one process
+#   FSDP=True bash scripts/v1_5/finetune_lora.sh                         # model split by torch's fully_shard
+#   LAUNCHER=accelerate DEEPSPEED=scripts/zero3.json bash scripts/v1_5/finetune_lora.sh
+#   NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 bash scripts/v1_5/finetune_lora.sh    # and NODE_RANK=1 on the other
+#   sbatch scripts/slurm/finetune_lora.sh                                # two machines of a cluster
 #   MODEL=playground/checkpoints/tiny-llava-refshapes DATA=train.json IMAGES=playground/data/refer_seg \
 #     LORA_R=16 LORA_ALPHA=32 MAX_STEPS=100 bash scripts/v1_5/finetune_lora.sh    # a laptop
 #
-# The values are those of Text4Seg's LLaVA track: 4 samples x 4 accumulations x 8 GPUs = 128 samples a step,
-# 2 epochs, r 64, alpha 128, learning rates 2e-4 and 2e-5 (projector), cosine with 3 % warm-up.
+# The values are those of Text4Seg's LLaVA track: 128 samples a step, 4 at a time on each GPU, 2 epochs, r 64,
+# alpha 128, learning rates 2e-4 and 2e-5 (projector), cosine with 3 % warm-up. The published run used fp16.
 # Paths start from the repository's root. Flags after the script's name are passed on and win: bash scripts/v1_5/finetune_lora.sh --resume
 set -euo pipefail
 
@@ -26,7 +30,8 @@ PROJECTOR_LR=${PROJECTOR_LR:-2e-5}
 EPOCHS=${EPOCHS:-2}
 MAX_STEPS=${MAX_STEPS:--1}                        # above 0 it replaces EPOCHS
 BATCH=${BATCH:-4}                                 # samples per process and forward pass
-ACCUMULATION=${ACCUMULATION:-4}
+GLOBAL_BATCH=${GLOBAL_BATCH-auto}                 # samples per step over all processes; auto: 128 with GPUs
+ACCUMULATION=${ACCUMULATION:-}                    # forward passes per step, in place of GLOBAL_BATCH
 WARMUP=${WARMUP:-0.03}
 SCHEDULE=${SCHEDULE:-cosine}
 MAX_LENGTH=${MAX_LENGTH:-}                        # tokens; empty: 3072, or less where the base takes less
@@ -45,8 +50,11 @@ NPROC_PER_NODE=${NPROC_PER_NODE:-$((gpus > 1 ? gpus : 1))}
 NNODES=${NNODES:-1}                               # machines; each runs this script with its NODE_RANK
 NODE_RANK=${NODE_RANK:-0}
 MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}
-PRECISION=${PRECISION:-$([ "$gpus" -gt 0 ] && echo fp16 || echo fp32)}   # fp16, bf16 or fp32
-LAUNCHER=${LAUNCHER:-auto}                        # auto, python, torchrun or deepspeed
+PRECISION=${PRECISION:-auto}                      # auto (bf16 on a GPU that has it), bf16, fp16 or fp32
+ATTENTION=${ATTENTION:-auto}                      # auto, sdpa, eager or flash_attention_2
+LAUNCHER=${LAUNCHER:-auto}                        # auto, python, torchrun, deepspeed or accelerate
+FSDP=${FSDP:-False}                               # True: split the model by torch's fully_shard
+if [ "$FSDP" = True ]; then DEEPSPEED=${DEEPSPEED:-}; fi
 DEEPSPEED=${DEEPSPEED-$([ "$gpus" -gt 1 ] && echo scripts/zero2.json || true)}   # empty: plain data parallel
 MASTER_PORT=${MASTER_PORT:-29500}
 
@@ -60,7 +68,7 @@ flags=(
   --lora_enable True --lora_r "$LORA_R" --lora_alpha "$LORA_ALPHA" --lora_dropout "$LORA_DROPOUT"
   --learning_rate "$LEARNING_RATE" --mm_projector_lr "$PROJECTOR_LR"
   --num_train_epochs "$EPOCHS" --max_steps "$MAX_STEPS"
-  --per_device_train_batch_size "$BATCH" --gradient_accumulation_steps "$ACCUMULATION"
+  --per_device_train_batch_size "$BATCH" --attn "$ATTENTION"
   --weight_decay 0. --warmup_ratio "$WARMUP" --lr_scheduler_type "$SCHEDULE"
   --group_by_modality_length True --long_samples "$LONG_SAMPLES"
   --gradient_checkpointing "$CHECKPOINTING"
@@ -73,14 +81,21 @@ if [ -n "$VERSION" ]; then flags+=(--version "$VERSION"); fi
 if [ -n "$GRID" ]; then flags+=(--grid "$GRID"); fi
 if [ -n "$MAX_LENGTH" ]; then flags+=(--model_max_length "$MAX_LENGTH"); fi
 if [ -n "$DEEPSPEED" ]; then flags+=(--deepspeed "$DEEPSPEED"); fi
+if [ "$FSDP" != False ]; then flags+=(--fsdp "$FSDP"); fi
+if [ "$GLOBAL_BATCH" = auto ]; then
+  GLOBAL_BATCH=$([ "$gpus" -gt 0 ] && [ -z "$ACCUMULATION" ] && echo 128 || true)
+fi
+if [ -n "$GLOBAL_BATCH" ]; then flags+=(--global_batch_size "$GLOBAL_BATCH"); fi
+if [ -n "$ACCUMULATION" ]; then flags+=(--gradient_accumulation_steps "$ACCUMULATION"); fi
 case "$PRECISION" in
+  auto) ;;
   fp16 | bf16) flags+=("--$PRECISION" True) ;;
-  fp32) ;;
-  *) echo "error: PRECISION=$PRECISION; known are fp16, bf16, fp32" >&2; exit 2 ;;
+  fp32) flags+=(--bf16 False) ;;
+  *) echo "error: PRECISION=$PRECISION; known are auto, bf16, fp16, fp32" >&2; exit 2 ;;
 esac
 
 if [ "$LAUNCHER" = auto ]; then
-  if [ "$NPROC_PER_NODE" -gt 1 ] || [ "$NNODES" -gt 1 ] || [ -n "$DEEPSPEED" ]; then
+  if [ "$NPROC_PER_NODE" -gt 1 ] || [ "$NNODES" -gt 1 ] || [ -n "$DEEPSPEED" ] || [ "$FSDP" = True ]; then
     LAUNCHER=torchrun
   else
     LAUNCHER=python
@@ -94,9 +109,23 @@ case "$LAUNCHER" in
       --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT"
       -m llava.train.train) ;;
   deepspeed)
+    if [ "$NNODES" -gt 1 ]; then
+      echo "error: LAUNCHER=deepspeed starts one machine, NNODES=$NNODES; use LAUNCHER=torchrun" >&2
+      exit 2
+    fi
     launch=("$PYTHON" -m deepspeed.launcher.runner --num_gpus "$NPROC_PER_NODE" --master_port "$MASTER_PORT"
       --module llava.train.train) ;;
-  *) echo "error: LAUNCHER=$LAUNCHER; known are auto, python, torchrun, deepspeed" >&2; exit 2 ;;
+  accelerate)
+    engine=(--multi_gpu)
+    if [ -n "$DEEPSPEED" ]; then
+      engine=(--use_deepspeed --deepspeed_config_file "$DEEPSPEED" --deepspeed_multinode_launcher standard)
+    fi
+    launch=("$PYTHON" -m accelerate.commands.launch "${engine[@]}" --mixed_precision no --dynamo_backend no
+      --num_processes $((NPROC_PER_NODE * NNODES)) --num_machines "$NNODES" --machine_rank "$NODE_RANK"
+      --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT" -m llava.train.train) ;;
+  *)
+    echo "error: LAUNCHER=$LAUNCHER; known are auto, python, torchrun, deepspeed, accelerate" >&2
+    exit 2 ;;
 esac
 
 set -x
