@@ -274,20 +274,24 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "scripts" / "v1_5" / "mixtures").
 
 
 def test_there_are_examples():
-    assert [path.name for path in EXAMPLES] == ["text4seg.yaml", "text4seg_pp.yaml"]
+    names = ["text4seg", "text4seg_grefer", "text4seg_ovs", "text4seg_pp", "text4seg_refer"]
+    assert [path.stem for path in EXAMPLES] == names
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_needs_nothing_but_its_data(place, path):
-    entries = yaml.safe_load(path.read_text())["datasets"]
+    content = yaml.safe_load(path.read_text())
+    entries = content["datasets"]
     with pytest.raises(ValueError) as caught:
         open_mixture([path])
     problems = str(caught.value).splitlines()[1:]
-    assert len(problems) == 1 + len(entries) and "test_images" in problems[0]
-    assert all("not found" in problem for problem in problems[1:])
+    assert len(problems) == ("test_images" in content) + len(entries)
+    assert all("not found" in problem or "test_images" in problem for problem in problems)
     (place / "playground/data/refer_seg").mkdir(parents=True)
-    shutil.copy(place / "talk.json", place / "playground" / "data" / "llava_v1_5_mix665k.json")
-    for entry in entries[1:]:
+    for entry in entries:
+        if "records" in entry:
+            shutil.copy(place / "talk.json", place / entry["records"])
+            continue
         name, _, split = Path(entry["store"]).name.rpartition("_")
         assert split in DATASETS[name].splits
         shutil.copytree(place / "ten", place / entry["store"])
@@ -299,3 +303,9 @@ def test_an_example_needs_nothing_but_its_data(place, path):
 def test_the_published_mixture_takes_conversations_once_and_each_copy_of_a_ref_three_times():
     entries = yaml.safe_load(EXAMPLES[0].read_text())["datasets"]
     assert [entry.get("repeat", 1) for entry in entries] == [1, 6, 6, 6, 6]
+
+
+def test_every_example_with_records_keeps_test_images_out():
+    for path in EXAMPLES:
+        content = yaml.safe_load(path.read_text())
+        assert ("test_images" in content) == any("records" in entry for entry in content["datasets"])
