@@ -17,6 +17,7 @@ from llava.data.prompt import render
 from llava.data.records import write_records
 from llava.data.tokens import pixel_values, tokenize
 from llava.model.checkpoint import load_checkpoint
+from llava.train.checkpoints import last_whole_checkpoint
 from llava.train.dataset import (
     ConversationDataset,
     fit_records,
@@ -25,9 +26,9 @@ from llava.train.dataset import (
     rounds_of,
     token_lengths,
 )
-from llava.train.lora import add_lora, language_linears, parameter_groups, projector_of, train_language_model
+from llava.train.lora import projector_of
 from llava.train.train import prepare, train
-from llava.train.trainer import SampleOrder, last_whole_checkpoint, sample_order
+from llava.train.trainer import SampleOrder, sample_order
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,54 +139,6 @@ def test_a_truncated_image_is_named(data):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"0.png cannot be read .*fetch the file again"):
         open_image(path)
-
-
-def test_lora_goes_on_every_language_linear_and_nowhere_else():
-    model = add_lora(tiny_llava()[0], rank=2, alpha=4, dropout=0.0)
-    adapted = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
-    assert len(adapted) == 2 * 7
-    assert not [
-        name for name in adapted if "vision_tower" in name or "projector" in name or "lm_head" in name
-    ]
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert {name for name in trained if "lora_" not in name} == {
-        f"base_model.model.model.multi_modal_projector.linear_{layer}.{kind}"
-        for layer in (1, 2)
-        for kind in ("weight", "bias")
-    }
-
-
-def test_a_model_without_language_linears_is_refused():
-    with pytest.raises(ValueError, match="no linear layers under"):
-        language_linears(torch.nn.Linear(2, 2))
-
-
-def test_trained_weights_are_float32_in_a_half_precision_model():
-    model = add_lora(tiny_llava()[0].to(torch.bfloat16), rank=2, alpha=4, dropout=0.0)
-    kinds = {(parameter.requires_grad, parameter.dtype) for parameter in model.parameters()}
-    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
-
-
-@pytest.mark.parametrize(("projector_lr", "expected"), [(1e-5, {1e-3, 1e-5}), (None, {1e-3})])
-def test_the_projector_has_its_own_learning_rate(projector_lr, expected):
-    model = add_lora(tiny_llava()[0], rank=2, alpha=4, dropout=0.0)
-    groups = parameter_groups(model, learning_rate=1e-3, projector_lr=projector_lr, weight_decay=0.1)
-    assert {group["lr"] for group in groups} == expected and groups[0]["lr"] == 1e-3
-    projector = {id(parameter) for parameter in projector_of(model).parameters()}
-    for group in groups:
-        inside = {id(parameter) in projector for parameter in group["params"]}
-        assert inside == {group["lr"] == 1e-5} or projector_lr is None
-        assert (group["weight_decay"] == 0.0) == all(parameter.ndim == 1 for parameter in group["params"])
-    counted = sum(parameter.numel() for group in groups for parameter in group["params"])
-    assert counted == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def test_without_lora_all_but_the_vision_tower_is_trained():
-    model = train_language_model(tiny_llava()[0])
-    frozen = {
-        name.split(".")[1] for name, parameter in model.named_parameters() if not parameter.requires_grad
-    }
-    assert frozen == {"vision_tower"}
 
 
 @pytest.mark.parametrize("grouped", [True, False])

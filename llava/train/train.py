@@ -7,6 +7,7 @@ r"""Fine-tune a LLaVA on conversation records whose answers are masks written as
 Flags have LLaVA's names (--help lists them); scripts/v1_5/finetune_lora.sh gives the published values.
 OUT holds the adapter, `projector.safetensors`, the processor, `segmentation.json` and `training.json`. A run
 that was killed goes on with the same command and --resume, and ends with the weights of an unbroken run.
+SIGTERM, SIGUSR1 or Ctrl-C let it finish the step, save a checkpoint and exit with code 75.
 
 --data_path takes record files, or a mixture file (scripts/v1_5/mixtures/*.yaml), or stores of the builders;
 records of a store are drawn anew in every epoch, with the grid and the codec of the checkpoint.
@@ -34,12 +35,16 @@ from llava.files import write_text_atomic
 from llava.model.checkpoint import load_base, load_processor
 from llava.settings import SegmentationSettings
 from llava.train.arguments import Arguments, parse, training_arguments
-from llava.train.batch import Collator
-from llava.train.checks import run_on_cpu
+from llava.train.batch import check_packing, make_collator
+from llava.train.checkpoints import check_agreement, last_whole_checkpoint
 from llava.train.data import TrainingData, load_data
-from llava.train.lora import add_lora, count_parameters, train_language_model
+from llava.train.engine import Engine, choose_engine, pass_samples, run_on_cpu
+from llava.train.fsdp import ShardedTrainer
+from llava.train.lora import parameter_groups, quantization
 from llava.train.resolve import Resolved, read_base, resolve
-from llava.train.trainer import MaskTextTrainer, last_whole_checkpoint
+from llava.train.stop import STOPPED
+from llava.train.trainable import mark_trained, rates_of, save_trainable, table_text, trainable_table
+from llava.train.trainer import MaskTextTrainer
 
 RUN_FILE = "training.json"
 WEIGHTS = ("checkpoint-*", "adapter_model.*", "model*.safetensors")
@@ -57,6 +62,7 @@ class Plan:
         processor: the base's.
         data: samples to train on, with their lengths.
         checkpoint: where to go on; None starts from the base.
+        engine: processes, precision and attention of the run.
     """
 
     arguments: Arguments
@@ -64,11 +70,13 @@ class Plan:
     processor: Any
     data: TrainingData
     checkpoint: Path | None
+    engine: Engine
 
     def facts(self) -> dict[str, Any]:
         """What must be the same when the run is resumed."""
         flags = {f"--{name}": value for name, value in self.arguments.fixed().items()}
-        return flags | self.data.facts | {"number of processes": int(os.environ.get("WORLD_SIZE", "1"))}
+        engine = {"number of processes": self.engine.processes, "precision": self.engine.precision}
+        return flags | self.data.facts | engine
 
 
 def prepare(argv: Sequence[str]) -> Plan:
@@ -80,13 +88,18 @@ def prepare(argv: Sequence[str]) -> Plan:
     """
     arguments = parse(argv)
     data, run = arguments.data, arguments.run
-    resolved = resolve(arguments.model, read_base(arguments.model.model_name_or_path), data.model_max_length)
+    engine = choose_engine(arguments.model, run)
+    log.info("engine:\n%s", engine.table(pass_samples(run) * (run.gradient_accumulation_steps or 1)))
+    base = read_base(arguments.model.model_name_or_path)
+    if data.packing:
+        check_packing(base.config, engine.attention)
+    resolved = resolve(arguments.model, base, data.model_max_length)
     log.info("settings of %s:\n%s", arguments.model.model_name_or_path, resolved.table())
     checkpoint = _place_to_resume(Path(run.output_dir), run.resume)
     processor = load_processor(arguments.model.model_name_or_path)
     training_data = load_data(data, resolved, processor, seed=run.seed)
     log.info("%s", training_data.note)
-    plan = Plan(arguments, resolved, processor, training_data, checkpoint)
+    plan = Plan(arguments, resolved, processor, training_data, checkpoint, engine)
     _refuse_other_run(plan)
     return plan
 
@@ -127,18 +140,15 @@ def _refuse_other_run(plan: Plan) -> None:
 def build_model(plan: Plan) -> PeftModel | LlavaForConditionalGeneration:
     """The base with the parts to train marked; adapters come from the seed."""
     asked, run = plan.arguments.model, plan.arguments.run
-    dtype = torch.bfloat16 if run.bf16 else torch.float16 if run.fp16 else torch.float32
-    model: Any = load_base(asked.model_name_or_path, dtype=dtype, attn=asked.attn).model
+    dtype, attention = plan.engine.dtype, plan.engine.attention
+    model: Any = load_base(
+        asked.model_name_or_path, dtype=dtype, attn=attention, quantization=quantization(asked.bits, dtype)
+    ).model
     set_seed(run.seed)
     if run.gradient_checkpointing:
         model.enable_input_require_grads()
         _recompute_activations(model)
-    if asked.lora_enable:
-        model = add_lora(model, rank=asked.lora_r, alpha=asked.lora_alpha, dropout=asked.lora_dropout)
-    else:
-        model = train_language_model(model)
-    log.info("training %.2f M of %.2f M parameters", *(count / 1e6 for count in count_parameters(model)))
-    return model
+    return mark_trained(model, asked)
 
 
 def _recompute_activations(model: Any) -> None:  # noqa: ANN401
@@ -167,35 +177,52 @@ def build_trainer(plan: Plan, args: TrainingArguments) -> MaskTextTrainer:
     settings = new_settings(plan)
     tokenizer = plan.processor.tokenizer
     pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return MaskTextTrainer(
-        build_model(plan),
+    data, rates = plan.arguments.data, rates_of(plan.arguments.model, plan.arguments.run)
+    model = build_model(plan)
+    table = trainable_table(model, parameter_groups(model, rates))
+    log.info("what is trained:\n%s", table_text(table))
+    if args.should_save:
+        save_trainable(table, Path(plan.arguments.run.output_dir))
+    trainer = ShardedTrainer if plan.arguments.run.fsdp else MaskTextTrainer
+    return trainer(
+        model,
         args,
         train_dataset=plan.data.dataset,
-        collator=Collator(pad_id),
+        collator=make_collator(
+            pad_id, packing=data.packing, row_tokens=data.packing_length, attention=plan.engine.attention
+        ),
         processor=plan.processor,
         settings=settings,
         lengths=plan.data.lengths,
         options={
-            "projector_lr": plan.arguments.model.mm_projector_lr,
-            "grouped": plan.arguments.data.group_by_modality_length,
+            "rates": rates,
+            "grouped": data.group_by_modality_length,
             "report": plan.data.report,
         },
     )
 
 
 def train(plan: Plan) -> MaskTextTrainer:
-    """Run a plan and save what it made; the trainer comes back for tests."""
+    """Run a plan and save what it made, or stop with a checkpoint where a signal asks for it.
+
+    The trainer comes back; its `stop.stopped` tells which.
+    """
     run = plan.arguments.run
     if run.deepspeed and run_on_cpu(run):
         _keep_deepspeed_from_compiling()
     args = training_arguments(plan.arguments)
+    check_agreement(plan.checkpoint)
     if args.should_save:
         written = {"facts": plan.facts(), "command": new_settings(plan).training["command"]}
         write_text_atomic(Path(run.output_dir, RUN_FILE), json.dumps(written, indent=2) + "\n")
     trainer = build_trainer(plan, args)
-    trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
-    trainer.save_model()
-    log.info("saved %s", run.output_dir)
+    with trainer.stop_request:
+        trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
+        if trainer.stop.stopped:
+            log.info("stopped after step %d; go on with --resume", trainer.state.global_step)
+        else:
+            trainer.save_model()
+            log.info("saved %s", run.output_dir)
     return trainer
 
 
@@ -214,9 +241,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         plan = prepare(sys.argv[1:] if argv is None else argv)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-    train(plan)
+    stopped = train(plan).stop.stopped
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    if stopped:
+        raise SystemExit(STOPPED)
 
 
 if __name__ == "__main__":

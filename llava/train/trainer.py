@@ -1,12 +1,10 @@
-"""Hugging Face's Trainer with LLaVA's sample order, projector learning rate, checkpoints and log line."""
+"""Hugging Face's Trainer with LLaVA's sample order and projector learning rate, and whole checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
-import time
 from collections.abc import Callable, Iterator, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,27 +12,31 @@ import numpy as np
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch.utils.data import Dataset, Sampler
-from transformers import (
-    LlavaForConditionalGeneration,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import LlavaForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llava.model.checkpoint import load_base, save_adapter, save_checkpoint
 from llava.model.weights import PROJECTOR_WEIGHTS
 from llava.settings import SegmentationSettings
+from llava.train.callbacks import EpochStart, TrimStepFiles
+from llava.train.checkpoints import WRITING, checkpoint_folder, keep_last, move_into_place, sweep
 from llava.train.lora import parameter_groups, projector_of
+from llava.train.progress import (
+    STEPS_FILE,
+    Meter,
+    NumberedCollator,
+    NumberedSamples,
+    Status,
+    append_line,
+    step_fields,
+)
+from llava.train.stop import StopAfterStep, StopRequest, start_worker
+from llava.train.trainable import unreached_loss
 from llava.types import IntArray
 
 MEGABATCH = 50
 """Global batches that are sorted by length together (LLaVA's trainer)."""
-STATE_FILE = "trainer_state.json"
-log = logging.getLogger("llava.train")
 
 
 def sample_order(lengths: Sequence[int], *, global_batch: int, seed: int, grouped: bool) -> list[int]:
@@ -103,63 +105,6 @@ class SampleOrder(Sampler[int]):
             yield first + int(index)
 
 
-class EpochStart(TrainerCallback):
-    """Tells the sample order which epoch starts.
-
-    The Trainer's own call does not get through the samplers that Accelerate wraps around ours when several
-    processes resume within an epoch.
-    """
-
-    def __init__(self, set_epoch: Callable[[int], None], report: Callable[[], str] | None) -> None:
-        self.set_epoch = set_epoch
-        self.report = report
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """The state counts finished epochs, with the fraction of a resumed one."""
-        self.set_epoch(int(state.epoch or 0))
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Log what became of the draws."""
-        if self.report is not None:
-            log.info("%s", self.report())
-
-
-class LogLine(ProgressCallback):
-    """Progress bar of the steps and one line per log step: step/total, loss, lr, samples/s, minutes left."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Start the clock; a resumed run counts from the step it starts at."""
-        super().on_train_begin(args, state, control, **kwargs)
-        self.first_step = state.global_step
-        self.started = time.perf_counter()
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: object,
-    ) -> None:
-        """Write the line above the bar."""
-        if self.training_bar is None or not logs or "loss" not in logs:
-            return
-        done = max(1, state.global_step - self.first_step)
-        seconds = (time.perf_counter() - self.started) / done
-        step_samples = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self.training_bar.write(
-            f"step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  "
-            f"lr {logs.get('learning_rate', 0.0):.2e}  {step_samples / seconds:.1f} samples/s  "
-            f"{seconds * (state.max_steps - state.global_step) / 60:.1f} min left"
-        )
-
-
 class MaskTextTrainer(Trainer):
     """Trainer whose checkpoints are complete: adapter, projector, processor, `segmentation.json`.
 
@@ -172,8 +117,12 @@ class MaskTextTrainer(Trainer):
         settings: saved beside the weights.
         lengths: tokens of each sample, negative without an image; or a function of the epoch that gives them
             and has a length.
-        options: `projector_lr` (float or None), `grouped` (bool, order by length) and `report` (what to log
-            at the end of an epoch, or None).
+        options: `rates` (`llava.train.lora.Rates`), `grouped` (bool, order by length) and `report` (what to
+            log at the end of an epoch, or None).
+
+    Attributes:
+        stop_request: context in which a signal ends the run after the step, with a checkpoint.
+        stop: its `stopped` says whether one did.
     """
 
     def __init__(
@@ -195,21 +144,22 @@ class MaskTextTrainer(Trainer):
         self.options = options
         for shown in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown)
-        self.add_callback(LogLine())
+        self._meter = Meter()
+        self._steps_file = Path(args.output_dir or ".", STEPS_FILE)
+        self._staging: Path | None = None
+        self.stop_request = StopRequest()
+        self.stop = StopAfterStep(self.stop_request)
+        self.add_callback(Status())
         self.add_callback(EpochStart(self._set_epoch, options.get("report")))
+        self.add_callback(TrimStepFiles([self._steps_file]))
+        self.add_callback(self.stop)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with the projector in groups of its own."""
         if self.optimizer is None:
             trained: Any = self.model if model is None else model
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
-            groups = parameter_groups(
-                trained,
-                learning_rate=self.args.learning_rate,
-                projector_lr=self.options["projector_lr"],
-                weight_decay=self.args.weight_decay,
-            )
-            self.optimizer = kind(groups, **options)
+            self.optimizer = kind(parameter_groups(trained, self.options["rates"]), **options)
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: object = None) -> SampleOrder:
@@ -226,6 +176,36 @@ class MaskTextTrainer(Trainer):
         """Choose the epoch of the sample order."""
         self._order.set_epoch(epoch)
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Loader whose batches say which samples they hold, and whose workers outlast a signal."""
+        plain: tuple[Any, Any] = self.train_dataset, self.data_collator
+        self.train_dataset, self.data_collator = NumberedSamples(plain[0]), NumberedCollator(plain[1])
+        try:
+            loader = super().get_train_dataloader()
+        finally:
+            self.train_dataset, self.data_collator = plain
+        loader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
+        return loader
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """One pass over the samples; none where the resumed run had done its last step."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:  # noqa: ANN401
+        """Forward and backward pass of one batch, counted."""
+        self._meter.add(inputs)
+        return super().training_step(model, inputs, *rest)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add speed and padding to the logged losses, and a line to `steps.jsonl`."""
+        if "loss" in logs:
+            window = self._meter.read(self.accelerator)
+            if self.is_world_process_zero():
+                append_line(self._steps_file, step_fields(self.state.global_step, logs, window))
+            logs |= window.rates()
+        super().log(logs, start_time)
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -233,19 +213,14 @@ class MaskTextTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:  # noqa: ANN401
-        """Loss of a batch; one without images still gives the projector a gradient, of zero.
-
-        Processes that average gradients would otherwise wait for one that never comes.
-        """
+        """Loss of a batch that reaches every trained weight, if only with a gradient of zero."""
         # The key-value cache is for generation; asked for per call, the saved configuration stays as it was.
         inputs = {**inputs, "use_cache": False}
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if "pixel_values" in inputs:
+        nothing = unreached_loss(self.accelerator.unwrap_model(model), has_images="pixel_values" in inputs)
+        if nothing is None:
             return result
-        projector: Any = projector_of(self.accelerator.unwrap_model(model))
-        nothing = torch.zeros(1, projector.linear_1.in_features, device=self.args.device)
-        unused = 0.0 * projector(nothing).sum()
-        return (result[0] + unused, result[1]) if return_outputs else result + unused
+        return (result[0] + nothing, result[1]) if return_outputs else result + nothing
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a folder that `llava.model.checkpoint` loads; called by every process."""
@@ -258,6 +233,30 @@ class MaskTextTrainer(Trainer):
                 save_adapter(model, self.processor, self.settings, folder)
             else:
                 save_checkpoint(model, self.processor, self.settings, folder)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # noqa: ANN401
+        """Write a checkpoint beside its place, move it there, and then remove the oldest.
+
+        All processes write into the same folder, so that several machines need a shared file system.
+        """
+        folder = checkpoint_folder(str(self.args.output_dir), self.state.global_step)
+        if self.args.should_save:
+            sweep(folder.parent)
+        self.accelerator.wait_for_everyone()
+        self._staging = folder.with_name(folder.name + WRITING)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            written, self._staging = self._staging / folder.name, None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            move_into_place(written, folder)
+            keep_last(folder.parent, self.args.save_total_limit or 1)
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:  # noqa: ANN401
+        """Where the base class writes a checkpoint."""
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
@@ -284,29 +283,3 @@ def _gathered(model: torch.nn.Module) -> Iterator[None]:
 
     with deepspeed.zero.GatheredParameters(sharded):
         yield
-
-
-def last_whole_checkpoint(output_dir: Path) -> Path | None:
-    """Newest `checkpoint-N` folder that was written to its end, or None.
-
-    A kill while a checkpoint is written leaves one without a readable state file or without the random
-    states of all processes.
-    """
-    steps = sorted(
-        (int(folder.name.split("-")[1]), folder)
-        for folder in output_dir.glob("checkpoint-*")
-        if folder.name.split("-")[1].isdigit()
-    )
-    for _, folder in reversed(steps):
-        if _is_whole(folder):
-            return folder
-    return None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether the last file of a checkpoint is there and readable."""
-    try:
-        state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return False
-    return bool(state.get("global_step")) and any(checkpoint.glob("rng_state*.pth"))
