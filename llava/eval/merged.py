@@ -49,7 +49,5 @@ def _merge(answers: Sequence[Record], tie: str) -> Record:
 
 
 def _majority(rles: Sequence[Rle], tie: str) -> Rle:
-    if len(rles) == 1:
-        return rles[0]
     votes = sum(2 * decode_rle(rle).astype(np.int64) - 1 for rle in rles)
     return encode_mask(binarise(np.asarray(votes), tie))
