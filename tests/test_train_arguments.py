@@ -13,7 +13,15 @@ from conftest import tiny_settings
 from llava.constants import SEGMENTATION_FILE
 from llava.train import arguments as arguments_module
 from llava.train.arguments import Arguments, parse, training_arguments
-from llava.train.checks import parse_grid, run_on_cpu
+from llava.train.checks import parse_grid
+from llava.train.engine import (
+    choose_engine,
+    choose_precision,
+    explain_attention,
+    pass_samples,
+    run_on_cpu,
+    zero_stage,
+)
 from llava.train.resolve import read_base, resolve
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +97,154 @@ def test_all_problems_are_told_at_once(needed, monkeypatch):
         "--deepspeed needs a launcher",
     ):
         assert part in str(caught.value)
+
+
+@pytest.fixture
+def in_processes(monkeypatch):
+    """Function that makes this process look like the first of several, as torchrun does."""
+
+    def look(count, **more):
+        for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": count, **more}.items():
+            monkeypatch.setenv(name, str(value))
+
+    return look
+
+
+@pytest.fixture
+def with_gpu(monkeypatch):
+    """Function that makes torch say that there is a GPU, with bfloat16 or without."""
+
+    def look(bf16=True, count=8):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16)
+
+    return look
+
+
+@pytest.mark.parametrize(("processes", "accumulation"), [(1, 32), (2, 16), (8, 4), (32, 1)])
+def test_a_global_batch_is_kept_by_any_number_of_processes(needed, in_processes, processes, accumulation):
+    in_processes(processes)
+    run = parse([*needed, "--global_batch_size", "128"]).run
+    assert run.gradient_accumulation_steps == accumulation
+    assert pass_samples(run) * accumulation == 128
+
+
+def test_a_global_batch_that_does_not_divide_is_refused_with_two_that_do(needed, in_processes):
+    in_processes(3)
+    with pytest.raises(
+        ValueError, match=r"128 does not divide by 3 processes x 4 samples each; take 120 or 132"
+    ):
+        parse([*needed, "--global_batch_size", "128"])
+    with pytest.raises(ValueError, match=r"--global_batch_size 5 does not divide .* take 12, another"):
+        parse([*needed, "--global_batch_size", "5"])
+
+
+def test_two_different_ways_to_say_the_batch_are_refused(needed):
+    twice = ["--global_batch_size", "16", "--gradient_accumulation_steps", "2"]
+    with pytest.raises(ValueError, match="needs 4 accumulation steps, --gradient_accumulation_steps says 2"):
+        parse([*needed, *twice])
+    twice[-1] = "4"
+    assert parse([*needed, *twice]).run.gradient_accumulation_steps == 4
+
+
+@pytest.mark.parametrize(("words", "dtype"), [([], "float32"), (["--bf16"], "bfloat16")])
+def test_a_cpu_computes_in_float32_unless_told_otherwise(needed, words, dtype):
+    asked = parse([*needed, *words, "--use_cpu", "True"])
+    engine = choose_engine(asked.model, asked.run)
+    assert (engine.precision, training_arguments(asked).bf16) == (dtype, dtype == "bfloat16")
+    assert engine.attention == "sdpa" and "needs a GPU" in engine.reasons["attention"]
+
+
+def test_a_gpu_computes_in_bfloat16_where_it_can(needed, with_gpu):
+    run = parse(needed).run
+    with_gpu()
+    assert choose_precision(run) == (torch.bfloat16, "the GPU has it")
+    run.fp16 = True
+    assert choose_precision(run) == (torch.float16, "asked for")
+    run.fp16 = False
+    with_gpu(bf16=False)
+    assert choose_precision(run)[0] is torch.float32
+    with pytest.raises(ValueError, match="this GPU does not compute in bfloat16; use --fp16 True"):
+        parse([*needed, "--bf16", "True"])
+
+
+def test_the_attention_comes_with_its_reason(monkeypatch):
+    gpu, half = torch.device("cuda"), torch.bfloat16
+    monkeypatch.setattr("llava.model.weights.is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr("llava.train.engine.is_flash_attn_2_available", lambda: True)
+    assert explain_attention("auto", gpu, half)[0] == "flash_attention_2"
+    assert explain_attention("auto", gpu, torch.float32) == (
+        "sdpa",
+        "flash_attention_2 needs 16-bit weights, these are float32",
+    )
+    assert explain_attention("eager", gpu, half) == ("eager", "asked for")
+
+
+def test_flash_attention_that_cannot_run_is_refused_before_weights(needed, monkeypatch):
+    monkeypatch.setattr("llava.train.checks.is_flash_attn_2_available", lambda: False)
+    wrong = ["--attn", "flash_attention_2", "--bf16", "False", "--use_cpu", "True"]
+    with pytest.raises(ValueError, match=r"(?s)needs a GPU.*not installed.*needs 16-bit weights"):
+        parse([*needed, *wrong])
+
+
+def test_engines_that_do_not_go_together_are_refused_together(needed, in_processes):
+    wrong = ["--fsdp", "True", "--deepspeed", "scripts/zero2.json", "--fp16", "True"]
+    in_processes(2, ACCELERATE_USE_FSDP="true")
+    with pytest.raises(ValueError) as caught:
+        parse([*needed, *wrong])
+    for part in (
+        "accelerate's own FSDP is not used here",
+        "--fsdp and --deepspeed exclude each other",
+        "--fsdp does not scale float16 losses",
+    ):
+        assert part in str(caught.value)
+
+
+def test_fsdp_needs_a_launcher(needed, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match="--fsdp needs a launcher: torchrun"):
+        parse([*needed, "--fsdp", "True"])
+
+
+def test_a_single_process_of_accelerate_on_a_cpu_is_refused(needed, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    with pytest.raises(ValueError, match="accelerate launch starts a single process on a CPU"):
+        parse(needed)
+
+
+def test_more_processes_than_gpus_are_refused(needed, in_processes, with_gpu):
+    with_gpu(count=1)
+    in_processes(2, LOCAL_WORLD_SIZE=2)
+    with pytest.raises(ValueError, match="2 processes on a machine with 1 GPUs"):
+        parse(needed)
+
+
+def test_deepspeed_of_accelerate_is_taken_over_and_a_broken_file_is_named(needed, in_processes, tmp_path):
+    in_processes(2, ACCELERATE_USE_DEEPSPEED="true")
+    with pytest.raises(ValueError, match="accelerate was told to use DeepSpeed without a file"):
+        parse(needed)
+    in_processes(2, ACCELERATE_DEEPSPEED_CONFIG_FILE=ROOT / "scripts" / "zero3.json")
+    asked = parse(needed)
+    assert choose_engine(asked.model, asked.run).kind == "DeepSpeed ZeRO-3"
+    (tmp_path / "broken.json").write_text('{"zero_optimization": {"stage"')
+    with pytest.raises(ValueError, match=r"broken\.json is no DeepSpeed configuration"):
+        parse([*needed, "--deepspeed", str(tmp_path / "broken.json")])
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_configuration_comes_along_for_every_stage(stage):
+    assert zero_stage(str(ROOT / "scripts" / f"zero{stage}.json")) == stage
+
+
+def test_the_engine_is_shown_with_its_reasons(needed, in_processes):
+    in_processes(2)
+    asked = parse([*needed, "--use_cpu", "True"])
+    table = choose_engine(asked.model, asked.run).table(32)
+    assert "engine            DDP          several processes, each with the whole model (gloo, CPU)" in table
+    assert "precision         float32      the CPU computes in float32 unless --bf16 True" in table
+    assert "samples per step  32           2 processes" in table
 
 
 def test_an_empty_command_names_every_missing_flag():
@@ -185,7 +341,7 @@ def test_a_base_without_settings_needs_a_grid(tiny_llava_folder, tmp_path):
 def test_another_image_side_and_too_long_samples_are_refused_together(tiny_llava_folder):
     base = read_base(str(tiny_llava_folder))
     with pytest.raises(
-        ValueError, match=r"(?s)image side 336 .* takes 24 pixels.*--model_max_length 513: .* 512"
+        ValueError, match=r"(?s)image side 336 .* needs 24;.*--model_max_length 513: .* 512"
     ):
         resolve(asked(image_side=336), base, 513)
 
@@ -194,15 +350,15 @@ def test_a_model_that_is_no_llava_is_refused(tmp_path):
     from transformers import LlamaConfig
 
     LlamaConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="holds a 'llama' model; needed is 'llava'"):
+    with pytest.raises(ValueError, match="holds a 'llama' model; needed is one of llava, llava_next"):
         read_base(str(tmp_path))
 
 
-def test_an_original_llava_layout_is_refused(tmp_path):
+def test_an_original_llava_folder_without_weights_is_refused(tmp_path):
     from transformers import LlavaConfig
 
     LlavaConfig(mm_vision_tower="openai/clip-vit-large-patch14-336").save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="layout of the original LLaVA code"):
+    with pytest.raises(FileNotFoundError, match="holds neither a whole model nor"):
         read_base(str(tmp_path))
 
 
