@@ -263,14 +263,16 @@ def _load_model(
     """The whole model of a folder or hub name, on the CPU."""
     dtype = choose_dtype(device, dtype)
     attention = choose_attention(attn, device, dtype)
-    original = source if isinstance(source, Original) else find_original(source)
-    if original is not None:
+    if isinstance(source, Original):
         if quantization is not None:
             raise ValueError(
-                f"{original.name} is in the layout of the original LLaVA code, which is not read quantized; "
+                f"{source.name} is in the layout of the original LLaVA code, which is not read quantized; "
                 "convert it first with scripts/convert_checkpoint.py"
             )
-        return load_original(original, dtype=dtype, attention=attention)
+        return load_original(source, dtype=dtype, attention=attention)
+    original = find_original(source)
+    if original is not None:
+        return _load_model(original, device, dtype, attn, quantization)
     check_folder(source)
     config = Path(source) / "config.json"
     if config.is_file():

@@ -101,7 +101,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """
     from transformers import PretrainedConfig
 
-    return dict(PretrainedConfig.get_config_dict(path)[0])
+    return dict(PretrainedConfig.get_config_dict(str(path))[0])
 
 
 def is_original_folder(folder: Path) -> bool:

@@ -93,7 +93,7 @@ def build_strict(
         model_class: a transformers model class.
         config: its configuration.
         tensors: by the names that the class itself uses.
-        what: what the tensors are, for the error.
+        what: folder, file or hub name that the tensors are of; becomes the model's `name_or_path`.
         options: handed to `from_pretrained` (dtype, attn_implementation).
 
     Raises:
@@ -113,6 +113,7 @@ def build_strict(
     refuse_misfit(
         f"{what} does not fit {model_class.__name__}", info["missing_keys"], info["unexpected_keys"], shapes
     )
+    model.name_or_path = model.config.name_or_path = what
     return model.eval()
 
 

@@ -83,8 +83,9 @@ def find_original(
         parent_kind, parent_fields, parent_original = _look_at_base(parent, path)
         own = {name: value for name, value in fields.items() if name.startswith("mm_")}
         fields = parent_fields | own
-    named = fields.get("mm_vision_tower") or (parent_original and parent_original.vision_tower)
-    tower = vision_tower or (published.vision_tower if published else named)
+    tower: str | None = vision_tower or (published.vision_tower if published else None)
+    if tower is None:
+        tower = parent_original.vision_tower if parent_original else fields.get("mm_vision_tower")
     return Original(str(path), folder, kind, fields, tower, parent, parent_kind, parent_original)
 
 
@@ -108,6 +109,8 @@ def _is_original(path: str | Path) -> bool:
     folder = Path(path)
     if folder.is_dir():
         return is_original_folder(folder)
+    if known(path):
+        return True
     try:
         check_folder(path)
         fields = read_config(path)
@@ -169,8 +172,9 @@ def _look_at_base(base: str, of: str | Path) -> tuple[str, dict[str, Any], Origi
         original = find_original(base)
         fields = original.fields if original else read_config(base)
     except OSError as error:
+        first = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
-            f"{error}. It is the base of {of}; give its place as --model-base or --base"
+            f"{base}, the base of {of}, cannot be read ({first}); give its place as --model-base or --base"
         ) from error
     if original is not None:
         if original.kind == "lora":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftConfig
@@ -51,21 +51,21 @@ _NOT_OF_TEXT = {
 """Fields of an original config.json that say nothing about the language model's shape."""
 
 
-def original_config(original: Original) -> LlavaConfig:
-    """Configuration that `load_original` builds the model with.
+def original_config(original: Original) -> Any:  # noqa: ANN401
+    """`LlavaConfig` that `load_original` builds the model with.
 
     Raises:
         FileNotFoundError: the tokenizer or the vision tower is not there.
         ValueError: the tokenizer cannot be read, or the vision tower is no CLIP.
     """
     if original.base_kind == "llava":
-        return LlavaConfig.from_pretrained(original.base)
+        return LlavaConfig.from_pretrained(str(original.base))
     fields, vision = original.fields, tower_config(original)
     tokenizer = _tokenizer(original)
     rows = max(int(fields["vocab_size"]), len(tokenizer))
     known = (LlamaConfig().to_dict().keys() | {"rope_theta", "rope_scaling"}) - _NOT_OF_TEXT
     text = {name: value for name, value in fields.items() if name in known}
-    config = LlavaConfig(
+    return LlavaConfig(
         vision_config=vision.to_dict(),
         text_config=LlamaConfig(**text | {"vocab_size": -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE}),
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
@@ -75,8 +75,6 @@ def original_config(original: Original) -> LlavaConfig:
         vision_feature_select_strategy=_strategy(original),
         tie_word_embeddings=False,
     )
-    config._name_or_path = original.name
-    return config
 
 
 def original_processor(original: Original) -> Any:  # noqa: ANN401
@@ -141,7 +139,7 @@ def _tokenizer(original: Original) -> Any:  # noqa: ANN401
     return original_tokenizer(local_folder(original.base))
 
 
-def _strategy(original: Original) -> str:
+def _strategy(original: Original) -> Literal["default", "full"]:
     """Whether the class token of the tower is left out, in transformers' word."""
     return "full" if original.fields.get("mm_vision_select_feature") == "cls_patch" else "default"
 

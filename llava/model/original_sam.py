@@ -25,7 +25,7 @@ def _published(width: int, layers: int, heads: int, global_layers: list[int]) ->
     )
 
 
-SIZES: dict[str, SamConfig] = {
+SIZES: dict[str, Any] = {
     "vit_b": _published(768, 12, 12, [2, 5, 8, 11]),
     "vit_l": _published(1024, 24, 16, [5, 11, 17, 23]),
     "vit_h": _published(1280, 32, 16, [7, 15, 23, 31]),

@@ -29,18 +29,18 @@ def _clip_large(side: int) -> CLIPVisionConfig:
     )
 
 
-TOWERS: dict[str, CLIPVisionConfig] = {
+TOWERS: dict[str, Any] = {
     "openai/clip-vit-large-patch14-336": _clip_large(336),
     "openai/clip-vit-large-patch14": _clip_large(224),
 }
 """Towers by hub name whose configuration need not be fetched."""
 
 
-def tower_config(original: Original) -> CLIPVisionConfig:
-    """Configuration of the vision tower.
+def tower_config(original: Original) -> Any:  # noqa: ANN401
+    """`CLIPVisionConfig` of the vision tower.
 
     It is that of a tower in `TOWERS`, else that of the folder or hub name; and where neither is there, for
-    authors name folders of theirs, that of the tower in `TOWERS` whose shapes the checkpoint's tensors have.
+    authors name folders of theirs, that of the tower in `TOWERS` whose shapes the checkpoint's own have.
 
     Raises:
         FileNotFoundError: none of the three.
@@ -55,12 +55,15 @@ def tower_config(original: Original) -> CLIPVisionConfig:
         return TOWERS[_by_shape(original, error)]
     if fields.get("model_type") not in ("clip", "clip_vision_model"):
         raise ValueError(f"vision tower {name} has model_type {fields.get('model_type')!r}, needed is a CLIP")
-    return CLIPVisionConfig.from_pretrained(name)
+    return CLIPVisionConfig.from_pretrained(str(name))
 
 
 def _by_shape(original: Original, reason: Exception) -> str:
     """Name in `TOWERS` of the tower that a whole checkpoint holds itself."""
-    tensors = read_model_files(original.folder) if original.kind == "whole" else {}
+    root = original
+    while root.base_original is not None:
+        root = root.base_original
+    tensors = read_model_files(root.folder) if root.kind == "whole" else {}
     patches = next((tensor.shape for name, tensor in tensors.items() if _PATCHES.search(name)), None)
     positions = next((tensor.shape for name, tensor in tensors.items() if _POSITIONS.search(name)), None)
     for name, config in TOWERS.items():
@@ -74,7 +77,7 @@ def _by_shape(original: Original, reason: Exception) -> str:
     ) from reason
 
 
-def tower_image_processor(original: Original, config: CLIPVisionConfig) -> Any:  # noqa: ANN401
+def tower_image_processor(original: Original, config: Any) -> Any:  # noqa: ANN401
     """CLIP's image processor on PIL images; OpenAI's normalisation unless the tower's folder has another.
 
     Raises:
@@ -84,14 +87,14 @@ def tower_image_processor(original: Original, config: CLIPVisionConfig) -> Any: 
     if config in TOWERS.values():
         return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     try:
-        return CLIPImageProcessorPil.from_pretrained(original.vision_tower)
+        return CLIPImageProcessorPil.from_pretrained(str(original.vision_tower))
     except OSError as error:
         raise FileNotFoundError(
             f"vision tower {original.vision_tower}: preprocessor_config.json cannot be read; copy it there"
         ) from error
 
 
-def tower_tensors(original: Original, config: CLIPVisionConfig) -> Tensors:
+def tower_tensors(original: Original, config: Any) -> Tensors:  # noqa: ANN401
     """Tensors of the vision tower by `CLIPVisionModel`'s names, where the checkpoint holds none.
 
     Raises:
@@ -99,8 +102,8 @@ def tower_tensors(original: Original, config: CLIPVisionConfig) -> Tensors:
         ValueError: a tensor is missing or of another shape.
     """
     try:
-        model, info = CLIPVisionModel.from_pretrained(
-            original.vision_tower,
+        loaded: Any = CLIPVisionModel.from_pretrained(
+            str(original.vision_tower),
             config=config,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -111,6 +114,7 @@ def tower_tensors(original: Original, config: CLIPVisionConfig) -> Tensors:
             f"{original.name} holds no vision tower, and the one it names, {original.vision_tower}, cannot "
             f"be read ({_first_line(error)}); copy or download it"
         ) from error
+    model, info = loaded
     shapes = [
         f"{name} is {tuple(found)}, needed {tuple(needed)}" for name, found, needed in info["mismatched_keys"]
     ]
