@@ -17,6 +17,7 @@ from llava.train.checks import (
     attention_problems,
     data_problems,
     model_problems,
+    refuse,
     run_problems,
     unknown,
 )
@@ -35,9 +36,11 @@ class ModelArguments:
     """The base checkpoint and what is trained of it."""
 
     model_name_or_path: str = option("", "base: a Hugging Face LLaVA folder or model id")
-    version: str | None = option(None, f"prompt: {', '.join(PROMPTS)}; default: the base's, else text4seg_v1")
+    version: str | None = option(
+        None, f"prompt: {', '.join(PROMPTS)}; default: the base's, else its family's"
+    )
     grid: str | None = option(None, "label grid, 16 or 12x16 (rows x columns); default: the base's")
-    image_side: int | None = option(None, "pixels of the square input; default: the vision tower's")
+    image_side: int | None = option(None, "pixels of the square input, 0 for any shape; default: the base's")
     codec: str | None = option(None, f"text form of masks: {', '.join(CODECS)}; default: the base's")
     interpolation: str | None = option(None, f"how images are squashed: {', '.join(INTERPOLATIONS)}")
     cell_policy: str | None = option(None, f"how the records were made: {', '.join(CELL_POLICIES)}")
@@ -106,6 +109,9 @@ class RunArguments:
     gradient_checkpointing: bool = option(True, "recompute activations: less memory, a third more time")
     deepspeed: str | None = option(None, "DeepSpeed configuration, for example scripts/zero2.json")
     fsdp: bool = option(False, "split model and optimizer over the processes, by torch's fully_shard")
+    preview_steps: int = option(0, "optimizer steps between two picture sheets of answers; 0 makes none")
+    preview_samples: int = option(4, "records on such a sheet")
+    preview_data: str | None = option(None, "record file that they are taken from; default: training data")
     report_to: str = option("none", f"none, or one of {', '.join(REPORT_PACKAGES)}")
     seed: int = option(42, "seed of adapters, sample order and dropout")
     resume: bool = option(False, "go on from the last whole checkpoint in output_dir, if there is one")
@@ -125,7 +131,7 @@ class Arguments:
     def fixed(self) -> dict[str, Any]:
         """Settings that must not change when a run is resumed, by flag name."""
         free = {"resume", "local_rank", "report_to", "logging_steps", "save_steps", "save_total_limit"}
-        free |= {"dataloader_num_workers", "output_dir"}
+        free |= {"dataloader_num_workers", "output_dir", "preview_steps", "preview_samples", "preview_data"}
         parts = (self.model, self.data, self.run)
         values = {item.name: getattr(part, item.name) for part in parts for item in fields(part)}
         return {name: value for name, value in values.items() if name not in free}
@@ -145,8 +151,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     problems = unknown(rest, known) + model_problems(model) + data_problems(data) + run_problems(run)
     problems += attention_problems(model, run)
     problems += training_problems(model, data, run)
-    if problems:
-        raise ValueError("the run cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
+    refuse(problems)
     set_accumulation(run)
     return arguments
 

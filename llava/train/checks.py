@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.trainer_utils import SchedulerType
@@ -31,6 +31,7 @@ from llava.train.engine import (
 if TYPE_CHECKING:
     from llava.train.arguments import DataArguments, ModelArguments, RunArguments
 
+CANNOT_START = "the run cannot start:\n- "
 LONG_SAMPLES = ("error", "skip")
 REPORT_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
 NEEDS_NO_FLAG = (
@@ -38,6 +39,28 @@ NEEDS_NO_FLAG = (
     "mm_use_im_patch_token image_aspect_ratio lazy_preprocess evaluation_strategy freeze_backbone"
 ).split()
 """Flags of LLaVA's own scripts whose answer lies in a Hugging Face checkpoint, or which are always on."""
+
+
+def together(*checks: Callable[[], Any]) -> list[Any]:
+    """Results of all checks.
+
+    Raises:
+        ValueError: some raised one, or a FileNotFoundError; all of their messages in one.
+    """
+    results, problems = [], []
+    for check in checks:
+        try:
+            results.append(check())
+        except (ValueError, FileNotFoundError) as error:
+            problems.append(str(error).removeprefix(CANNOT_START))
+    refuse(problems)
+    return results
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise a ValueError with all problems, unless there are none."""
+    if problems:
+        raise ValueError(CANNOT_START + "\n- ".join(problems))
 
 
 def unknown(rest: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -97,7 +120,7 @@ def model_problems(model: ModelArguments) -> list[str]:
     problems += _not_in("interpolation", model.interpolation, INTERPOLATIONS)
     problems += _not_in("cell_policy", model.cell_policy, CELL_POLICIES)
     problems += _not_in("upsample", model.upsample, UPSAMPLING) + _not_in("attn", model.attn, ATTENTIONS)
-    problems += _outside("image_side", model.image_side, 1) + _outside("lora_r", model.lora_r, 1)
+    problems += _outside("image_side", model.image_side, 0) + _outside("lora_r", model.lora_r, 1)
     problems += _outside("lora_alpha", model.lora_alpha, 1) + _outside(
         "lora_dropout", model.lora_dropout, 0, 1
     )
@@ -150,7 +173,20 @@ def run_problems(run: RunArguments) -> list[str]:
         problems.append(
             f"--report_to {run.report_to}: not installed; pip install {package}, or --report_to none"
         )
-    return problems + _machine_problems(run) + _engine_problems(run)
+    return problems + _preview_problems(run) + _machine_problems(run) + _engine_problems(run)
+
+
+def _preview_problems(run: RunArguments) -> list[str]:
+    """What is wrong with the sheets of answers."""
+    problems = _outside("preview_steps", run.preview_steps, 0)
+    problems += _outside("preview_samples", run.preview_samples, 1)
+    if run.preview_data is not None and not Path(run.preview_data).is_file():
+        problems.append(f"--preview_data {run.preview_data}: no such record file (json, jsonl)")
+    if run.preview_data is not None and not run.preview_steps:
+        problems.append("--preview_data is read only with --preview_steps above 0")
+    if run.preview_steps and run.fsdp:
+        problems.append("--preview_steps does not go with --fsdp, whose weights are split; leave one out")
+    return problems
 
 
 def _machine_problems(run: RunArguments) -> list[str]:

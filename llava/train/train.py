@@ -37,6 +37,7 @@ from llava.settings import SegmentationSettings
 from llava.train.arguments import Arguments, parse, training_arguments
 from llava.train.batch import check_packing, make_collator
 from llava.train.checkpoints import check_agreement, last_whole_checkpoint
+from llava.train.checks import together
 from llava.train.data import TrainingData, load_data
 from llava.train.engine import Engine, choose_engine, pass_samples, run_on_cpu
 from llava.train.fsdp import ShardedTrainer
@@ -91,11 +92,12 @@ def prepare(argv: Sequence[str]) -> Plan:
     engine = choose_engine(arguments.model, run)
     log.info("engine:\n%s", engine.table(pass_samples(run) * (run.gradient_accumulation_steps or 1)))
     base = read_base(arguments.model.model_name_or_path)
-    if data.packing:
-        check_packing(base.config, engine.attention)
-    resolved = resolve(arguments.model, base, data.model_max_length)
+    resolved, checkpoint, _ = together(
+        lambda: resolve(arguments.model, base, data.model_max_length),
+        lambda: _place_to_resume(Path(run.output_dir), run.resume),
+        lambda: check_packing(base.config, engine.attention) if data.packing else None,
+    )
     log.info("settings of %s:\n%s", arguments.model.model_name_or_path, resolved.table())
-    checkpoint = _place_to_resume(Path(run.output_dir), run.resume)
     processor = load_processor(arguments.model.model_name_or_path)
     training_data = load_data(data, resolved, processor, seed=run.seed)
     log.info("%s", training_data.note)
