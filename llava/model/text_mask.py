@@ -12,9 +12,10 @@ from transformers import GenerationConfig
 
 from llava.codec import Answer, encode, grid_to_mask, read_answer
 from llava.constants import BACKGROUND, IMAGE_TOKEN
-from llava.data.prompt import render
+from llava.data.prompt import find_prompt, render
 from llava.data.questions import EVAL_QUESTION, PLACEHOLDER, fill, normalise_expression
-from llava.data.tokens import pixel_values, tokenize
+from llava.data.tokens import tokenize
+from llava.model.backbones import backbone_of_processor
 from llava.model.checkpoint import Checkpoint
 from llava.settings import UPSAMPLING
 from llava.types import BoolArray, Prediction, Query
@@ -44,7 +45,7 @@ def answer_budget(checkpoint: Checkpoint) -> int:
 
 
 class TextMaskSegmenter:
-    """Asks a LLaVA that writes masks as text.
+    """Asks a model that writes masks as text.
 
     Greedy decoding in batches, one prompt for each target, all prompts of a call in one batch. An answer ends
     at the end-of-text token; one that has none within `max_new_tokens` keeps what is there and gets the fault
@@ -76,6 +77,7 @@ class TextMaskSegmenter:
         self.decode_seconds = 0.0
         self._upsample = upsample or checkpoint.settings.upsample
         self._ends = _end_tokens(checkpoint)
+        self._backbone = backbone_of_processor(checkpoint.processor)
 
     def segment(self, queries: Sequence[Query]) -> list[Prediction]:
         """One prediction for each query, in order; the same whatever else is in the batch.
@@ -95,11 +97,11 @@ class TextMaskSegmenter:
                     "ask about each frame by itself"
                 )
         prompts = [self._tokens(query, target) for query in queries for target in query.targets]
-        images = pixel_values(
-            [query.frames[0] for query in queries], self.checkpoint.processor, self.checkpoint.settings
-        )
-        repeats = torch.tensor([len(query.targets) for query in queries])
-        answers = iter(self._generate(prompts, images.repeat_interleave(repeats, dim=0)))
+        processor, settings = self.checkpoint.processor, self.checkpoint.settings
+        images = [self._backbone.image_inputs(query.frames[0], processor, settings) for query in queries]
+        shown = [image for query, image in zip(queries, images, strict=True) for _ in query.targets]
+        joined = {name: torch.cat([image[name] for image in shown]) for name in shown[0]}
+        answers = iter(self._generate(prompts, joined))
         started = time.perf_counter()
         predictions = [self._predict(query, [next(answers) for _ in query.targets]) for query in queries]
         self.decode_seconds += time.perf_counter() - started
@@ -112,21 +114,29 @@ class TextMaskSegmenter:
             raise ValueError(f"question {query.question!r}: needed is a text without {IMAGE_TOKEN}")
         if PLACEHOLDER in question:
             question = fill(question, normalise_expression(target))
+        processor, settings = self.checkpoint.processor, self.checkpoint.settings
+        count = self._backbone.image_tokens(query.frames[0].size, processor, settings)
         rounds = [(f"{IMAGE_TOKEN}\n{question}", None)]
-        return tokenize(render(self.checkpoint.settings.prompt, rounds), self.checkpoint.processor)[0]
+        return tokenize(render(settings.prompt, rounds), processor, image_tokens=count)[0]
 
     @torch.inference_mode()
-    def _generate(self, prompts: Sequence[list[int]], images: torch.Tensor) -> list[tuple[str, bool]]:
+    def _generate(
+        self, prompts: Sequence[list[int]], images: dict[str, torch.Tensor]
+    ) -> list[tuple[str, bool]]:
         """Answer of each prompt, and whether it reached the limit before its end."""
         model, tokenizer = self.checkpoint.model, self.checkpoint.processor.tokenizer
         length = max(map(len, prompts))
         pad = self._ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts])
         mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        more = images | self._backbone.text_inputs(ids, self.checkpoint.processor)
         written = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
-            pixel_values=images.to(model.device, model.dtype),
+            **{
+                name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+                for name, tensor in more.items()
+            },
             generation_config=_greedy(self.max_new_tokens, self._ends, pad),
         )[:, length:]
         return [self._read(row) for row in written.tolist()]
@@ -171,10 +181,12 @@ class TextMaskSegmenter:
 
 
 def _end_tokens(checkpoint: Checkpoint) -> list[int]:
-    """Ids that end an answer: the tokenizer's first, then those of the model's generation config."""
+    """Ids that end an answer: the tokenizer's first, then those of generation config and prompt."""
+    tokenizer = checkpoint.processor.tokenizer
     more: Any = checkpoint.model.generation_config.eos_token_id
     listed = more if isinstance(more, list) else [] if more is None else [more]
-    return list(dict.fromkeys([checkpoint.processor.tokenizer.eos_token_id, *listed]))
+    stop = tokenizer.convert_tokens_to_ids(find_prompt(checkpoint.settings.prompt).stop)
+    return list(dict.fromkeys([tokenizer.eos_token_id, *listed, stop]))
 
 
 def _greedy(max_new_tokens: int, ends: list[int], pad: int) -> GenerationConfig:

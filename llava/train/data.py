@@ -81,7 +81,7 @@ def load_data(asked: DataArguments, resolved: Resolved, processor: Any, *, seed:
         return _drawn_data(asked, resolved, processor, seed)
     folder, settings, limit = Path(asked.image_folder), resolved.settings, resolved.max_length
     records = load_records(asked.data_path, image_folder=folder, settings=settings)
-    lengths = token_lengths(records, processor, settings)
+    lengths = token_lengths(records, processor, settings, folder)
     fitted = fit_records(records, lengths, limit, policy=asked.long_samples)
     pairs = zip(fitted.records, fitted.lengths, strict=True)
     return TrainingData(
@@ -126,7 +126,7 @@ def _drawn_data(
     """Samples of a mixture."""
     folder, limit = Path(asked.image_folder), resolved.max_length
     draws = open_draws(asked.data_path, image_folder=folder, settings=resolved.settings, seed=seed)
-    measured = measure(draws, processor, resolved.settings)
+    measured = measure(draws, processor, resolved.settings, folder)
     estimates = Estimates(draws, measured, limit)
     samples = MixtureSamples(
         draws, folder, processor=processor, settings=resolved.settings, limit=limit, policy=asked.long_samples
@@ -158,7 +158,12 @@ class Measured:
     lengths: IntArray
 
 
-def measure(draws: MixtureDataset, processor: Any, settings: SegmentationSettings) -> list[Measured]:  # noqa: ANN401
+def measure(
+    draws: MixtureDataset,
+    processor: Any,  # noqa: ANN401
+    settings: SegmentationSettings,
+    image_folder: Path = Path(),
+) -> list[Measured]:
     """Lengths of up to `MEASURED` records of each dataset, spread evenly over its source.
 
     Raises:
@@ -178,7 +183,7 @@ def measure(draws: MixtureDataset, processor: Any, settings: SegmentationSetting
                 f"{portion.name}: none of {min(MEASURED, len(portion.source))} drawn records has anything "
                 f"to teach ({dict(draws.why)}); take a finer grid, cell_policy: keep_small, or remove it"
             )
-        lengths = token_lengths(records, processor, settings)
+        lengths = token_lengths(records, processor, settings, image_folder)
         found.append(Measured(np.array(anchors), np.array(lengths)))
     draws.why.clear()
     return found
@@ -265,7 +270,7 @@ class MixtureSamples(Dataset[dict[str, torch.Tensor]]):
     Args:
         draws: the mixture.
         image_folder: folder that image paths start from.
-        processor: the checkpoint's `LlavaProcessor`.
+        processor: the checkpoint's.
         settings: the checkpoint's settings.
         limit: longest sample in tokens.
         policy: what becomes of longer ones: "error", or "skip" for another record of the same dataset.
@@ -301,7 +306,7 @@ class MixtureSamples(Dataset[dict[str, torch.Tensor]]):
         for record in self.draws.candidates(epoch, index):
             self._count(_NOTHING, sum(self.draws.why.values()))
             self.draws.why.clear()
-            features = text_features(record, self.processor, self.settings)
+            features = text_features(record, self.processor, self.settings, image_folder=self.image_folder)
             length = len(features["input_ids"])
             if length <= self.limit:
                 return features | image_features(record, self.image_folder, self.processor, self.settings)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from llava.codec import read_answer
 from llava.constants import SEG_OPEN
 from llava.data.prompt import render
 from llava.data.records import Record, read_records
-from llava.data.tokens import image_token_count, pixel_values, tokenize
+from llava.data.tokens import tokenize
+from llava.model.backbones import backbone_of_processor
 from llava.settings import SegmentationSettings
 
 MEASURED_AT_ONCE = 256
@@ -100,9 +102,13 @@ def check_image_files(names: Iterable[str], image_folder: Path) -> None:
         )
 
 
-def token_lengths(records: Sequence[Record], processor: Any, settings: SegmentationSettings) -> list[int]:  # noqa: ANN401
+def token_lengths(
+    records: Sequence[Record],
+    processor: Any,  # noqa: ANN401
+    settings: SegmentationSettings,
+    image_folder: Path = Path(),
+) -> list[int]:
     """Number of tokens of every record, image tokens included: the length of what `tokenize` gives."""
-    image_tokens = image_token_count(processor)
     has_bos = processor.tokenizer.bos_token_id is not None
     lengths: list[int] = []
     quiet = int(os.environ.get("RANK", "0")) > 0
@@ -112,9 +118,11 @@ def token_lengths(records: Sequence[Record], processor: Any, settings: Segmentat
             texts = [
                 "".join(text for text, _ in render(settings.prompt, rounds_of(record))) for record in part
             ]
-            for ids in processor.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids:
+            encoded = processor.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
+            for record, ids in zip(part, encoded, strict=True):
                 images = ids.count(processor.image_token_id)
-                lengths.append(len(ids) + has_bos + images * (image_tokens - 1))
+                each = image_tokens_of(record, image_folder, processor, settings)
+                lengths.append(len(ids) + has_bos + images * (each - 1))
             bar.update(len(part))
     return lengths
 
@@ -160,15 +168,15 @@ def fit_records(records: Sequence[Record], lengths: Sequence[int], limit: int, *
 
 
 class ConversationDataset(Dataset[dict[str, torch.Tensor]]):
-    """Features of one record at a time: input_ids int64 (n,), labels int64 (n,), pixel_values (1, 3, S, S).
+    """Features of one record at a time: `text_features` and `image_features`.
 
-    An index may go on counting through the epochs. Records without an image have no pixel_values. Images of
+    An index may go on counting through the epochs. Images of
     records without a mask are squashed like the others, as inference does it; Text4Seg pads those.
 
     Args:
         records: checked conversation records.
         image_folder: folder that their image paths start from.
-        processor: the checkpoint's `LlavaProcessor`.
+        processor: the checkpoint's.
         settings: the checkpoint's settings.
     """
 
@@ -190,15 +198,44 @@ class ConversationDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         record = self.records[index % len(self.records)]
-        return text_features(record, self.processor, self.settings) | image_features(
-            record, self.image_folder, self.processor, self.settings
-        )
+        return text_features(
+            record, self.processor, self.settings, image_folder=self.image_folder
+        ) | image_features(record, self.image_folder, self.processor, self.settings)
 
 
-def text_features(record: Record, processor: Any, settings: SegmentationSettings) -> dict[str, torch.Tensor]:  # noqa: ANN401
-    """input_ids int64 (n,) and labels int64 (n,) of a record."""
-    ids, labels = tokenize(render(settings.prompt, rounds_of(record)), processor)
-    return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+def text_features(
+    record: Record,
+    processor: Any,  # noqa: ANN401
+    settings: SegmentationSettings,
+    *,
+    image_folder: Path = Path(),
+) -> dict[str, torch.Tensor]:
+    """input_ids int64 (n,) and labels int64 (n,) of a record, and what else its family takes of each token.
+
+    Where the number of image tokens depends on the image, its size is read from its file; the pixels are not.
+    """
+    count = image_tokens_of(record, image_folder, processor, settings)
+    ids, labels = tokenize(render(settings.prompt, rounds_of(record)), processor, image_tokens=count)
+    words = torch.tensor(ids)
+    more = backbone_of_processor(processor).text_inputs(words, processor)
+    return {"input_ids": words, "labels": torch.tensor(labels)} | more
+
+
+def image_tokens_of(
+    record: Record,
+    image_folder: Path,
+    processor: Any,  # noqa: ANN401
+    settings: SegmentationSettings,
+) -> int:
+    """Number of tokens that the record's image occupies."""
+    backbone = backbone_of_processor(processor)
+    if backbone.has_fixed_size(settings):
+        size_wh = (settings.image_side, settings.image_side)
+    elif "image" in record:
+        size_wh = image_size(image_folder / record["image"], crop=record.get("crop_size"))
+    else:
+        return 0
+    return backbone.image_tokens(size_wh, processor, settings)
 
 
 def image_features(
@@ -207,13 +244,13 @@ def image_features(
     processor: Any,  # noqa: ANN401
     settings: SegmentationSettings,
 ) -> dict[str, torch.Tensor]:
-    """pixel_values float32 (1, 3, S, S) of a record; nothing where it shows no image."""
+    """What the model takes of a record's image (pixel_values …); nothing where it shows none."""
     if "image" not in record:
         return {}
     image = open_image(
         image_folder / record["image"], crop=record.get("crop_size"), flip=record.get("flip", False)
     )
-    return {"pixel_values": pixel_values([image], processor, settings)}
+    return backbone_of_processor(processor).image_inputs(image, processor, settings)
 
 
 def open_image(path: Path, *, crop: Sequence[int] | None = None, flip: bool = False) -> Image.Image:
@@ -227,11 +264,30 @@ def open_image(path: Path, *, crop: Sequence[int] | None = None, flip: bool = Fa
     Raises:
         ValueError: the file is no image, or is cut short.
     """
-    try:
-        with Image.open(path) as image:
-            rgb = image.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"image {path} cannot be read ({error}); fetch the file again") from error
+    with _named_if_unreadable(path), Image.open(path) as image:
+        rgb = image.convert("RGB")
     if crop:
         rgb = rgb.crop(tuple(crop))  # type: ignore[arg-type]
     return rgb.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else rgb
+
+
+def image_size(path: Path, *, crop: Sequence[int] | None = None) -> tuple[int, int]:
+    """(width, height) of what `open_image` gives, without reading the pixels.
+
+    Raises:
+        ValueError: the file is no image.
+    """
+    if crop:
+        left, top, right, bottom = crop
+        return right - left, bottom - top
+    with _named_if_unreadable(path), Image.open(path) as image:
+        return image.size
+
+
+@contextmanager
+def _named_if_unreadable(path: Path) -> Iterator[None]:
+    """Turn what reading an image may raise into an error that names the file."""
+    try:
+        yield
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"image {path} cannot be read ({error}); fetch the file again") from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from transformers import AutoConfig, LlavaConfig
+from transformers import AutoConfig
 
 from llava.constants import SEGMENTATION_FILE
+from llava.model.backbones import BACKBONES, Backbone, backbone_of
 from llava.model.hub import settings_of_base
 from llava.model.original_folder import find_original_base
 from llava.model.original_llava import original_config
@@ -25,7 +26,7 @@ class Base:
 
     Attributes:
         path: folder or model id, as it was given.
-        config: its `LlavaConfig`.
+        config: of the whole model.
         settings: content of its `segmentation.json`; None where it has none.
     """
 
@@ -34,9 +35,14 @@ class Base:
     settings: SegmentationSettings | None
 
     @property
+    def backbone(self) -> Backbone:
+        """Its family."""
+        return backbone_of(self.config)
+
+    @property
     def image_side(self) -> int:
-        """Side in pixels of the square that the vision tower takes."""
-        return int(self.config.vision_config.image_size)
+        """Default side in pixels of the square that images are squashed to; 0 keeps their shape."""
+        return self.backbone.image_side(self.config)
 
     @property
     def max_positions(self) -> int:
@@ -74,7 +80,7 @@ def read_base(path: str) -> Base:
 
     Raises:
         FileNotFoundError: a base in the original layout lacks its tokenizer, vision tower or own base.
-        ValueError: it is no Hugging Face LLaVA.
+        ValueError: it is no model of a known family.
     """
     original = find_original_base(path)
     if original is not None:
@@ -86,9 +92,10 @@ def read_base(path: str) -> Base:
             f"--model_name_or_path {path}: no configuration that transformers can read ({error}); "
             "give a folder written by save_pretrained, or a model id such as llava-hf/llava-1.5-7b-hf"
         ) from error
-    if not isinstance(config, LlavaConfig):
+    if config.model_type not in BACKBONES:
         raise ValueError(
-            f"--model_name_or_path {path} holds a {config.model_type!r} model; needed is 'llava'"
+            f"--model_name_or_path {path} holds a {config.model_type!r} model; needed is one of "
+            f"{', '.join(BACKBONES)}"
         )
     return Base(path, config, settings_of_base(path))
 
@@ -120,11 +127,15 @@ def resolve(model: ModelArguments, base: Base, max_length: int | None = None) ->
         problems.append(
             f"{base.path} has no {SEGMENTATION_FILE}; say which grid the records have, for example --grid 16"
         )
-    if values["image_side"] != base.image_side:
+    side = base.backbone.side_problem(values["image_side"], base.config)
+    if side:
         problems.append(
-            f"image side {values['image_side']} ({origins['image_side']}) does not fit the vision tower, "
-            f"which takes {base.image_side} pixels; leave --image_side out"
+            f"image side {values['image_side']} ({origins['image_side']}) does not fit: {side}; "
+            "leave --image_side out"
         )
+    prompt = base.backbone.prompt_problem(values["prompt"])
+    if prompt:
+        problems.append(f"{prompt} ({origins['prompt']}); leave --version out")
     if max_length is not None and max_length > base.max_positions:
         problems.append(f"--model_max_length {max_length}: {base.path} can take at most {base.max_positions}")
     if problems:
@@ -145,5 +156,7 @@ def _choose(name: str, given: object, base: Base) -> tuple[Any, str]:
     if inherited is not None:
         return inherited, "inherited from the base"
     if name == "image_side":
-        return base.image_side, "side of the base's vision tower"
+        return base.image_side, "the base's own" if base.image_side else "any shape: the base takes it"
+    if name == "prompt":
+        return base.backbone.prompts[0], "default"
     return getattr(SegmentationSettings(), name), "default"

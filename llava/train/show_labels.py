@@ -24,7 +24,7 @@ from llava.model.checkpoint import load_processor
 from llava.settings import SegmentationSettings
 from llava.train.arguments import ModelArguments
 from llava.train.data import open_draws
-from llava.train.dataset import load_records, open_image, rounds_of
+from llava.train.dataset import image_tokens_of, load_records, open_image, rounds_of
 from llava.train.resolve import read_base, resolve
 
 GREEN, GREY, PLAIN = "\x1b[32m", "\x1b[90m", "\x1b[0m"
@@ -36,7 +36,7 @@ def coloured(ids: Sequence[int], labels: Sequence[int], processor: Any) -> str: 
     Args:
         ids: token ids.
         labels: the same ids where supervised, `IGNORE_INDEX` elsewhere.
-        processor: the checkpoint's `LlavaProcessor`.
+        processor: the checkpoint's.
     """
     shown = []
     kinds = [
@@ -99,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"error: {error}") from error
     processor = load_processor(given.model_name_or_path)
     for record in records:
-        ids, labels = tokenize(render(settings.prompt, rounds_of(record)), processor)
+        count = image_tokens_of(record, Path(given.image_folder), processor, settings)
+        ids, labels = tokenize(render(settings.prompt, rounds_of(record)), processor, image_tokens=count)
         supervised = sum(label != IGNORE_INDEX for label in labels)
         print(f"record {record['id']}  {_image_line(record, Path(given.image_folder))}")
         print(coloured(ids, labels, processor))

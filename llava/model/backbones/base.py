@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from llava.constants import SEGMENTATION_FILE
+from llava.data.prompt import find_prompt
 from llava.settings import SegmentationSettings
 
 DYNAMIC = 0
@@ -104,19 +105,26 @@ class Backbone(ABC):
             found.append(f"the tokenizer knows {len(tokenizer)} tokens, the model has embeddings for {rows}")
         if tokenizer.eos_token_id is None:
             found.append("the tokenizer has no end-of-text token, so that no answer would ever end")
-        return found + (self._settings_problems(settings, model.config) if settings else [])
+        return found + (self._settings_problems(settings, model.config, processor) if settings else [])
 
-    def _settings_problems(self, settings: SegmentationSettings, config: Any) -> list[str]:  # noqa: ANN401
+    def _settings_problems(
+        self,
+        settings: SegmentationSettings,
+        config: Any,  # noqa: ANN401
+        processor: Any,  # noqa: ANN401
+    ) -> list[str]:
         """What of `segmentation.json` does not fit the model."""
         found = []
         side = self.side_problem(settings.image_side, config)
         if side:
             found.append(f"{SEGMENTATION_FILE} has image_side {settings.image_side}, {side}")
-        return found + [
-            f"{SEGMENTATION_FILE} has {problem}"
-            for problem in [self.prompt_problem(settings.prompt)]
-            if problem
-        ]
+        prompt = self.prompt_problem(settings.prompt)
+        if prompt:
+            return [*found, f"{SEGMENTATION_FILE} has {prompt}"]
+        stop = find_prompt(settings.prompt).stop
+        if len(processor.tokenizer(stop, add_special_tokens=False).input_ids) != 1:
+            found.append(f"answers end with {stop}, which is no single token: no answer would ever end")
+        return found
 
     def prompt_problem(self, prompt: str) -> str | None:
         """Why this prompt does not fit the family, or None."""
