@@ -1,7 +1,9 @@
 """Checkpoints in the layout of the original LLaVA code become the very same model, or an error."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -25,8 +27,10 @@ from original_folders import (
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlavaProcessor
 
+from llava.data.prompt import render
 from llava.model.original_folder import find_original
 from llava.model.original_llava import load_original, original_config, original_processor
+from llava.model.original_tokenizer import original_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,28 @@ def test_the_ids_of_a_prompt_are_those_of_the_original_tokenizer(shelf, tmp_path
         assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token) == (1, 2, "<unk>")
     assert isinstance(processor, LlavaProcessor) and processor.num_additional_image_tokens == 1
     assert type(processor.image_processor).__name__ == "CLIPImageProcessorPil"
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("TEXT4SEG_REAL_DATA" not in os.environ, reason="TEXT4SEG_REAL_DATA is not set")
+def test_llamas_own_tokenizer_gives_the_ids_that_the_original_code_trains_on():
+    folder = Path(os.environ["TEXT4SEG_REAL_DATA"]) / "tokenizers" / "llama2"
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    (question, _), (answer, _) = render(
+        "text4seg_v1",
+        [
+            (
+                "<image>\nPlease segment only the left dog.",
+                "Sure:\n<seg>others *24\n others *9| dog *15\n</seg>",
+            )
+        ],
+    )
+    before, behind = (question + answer.removesuffix("</s>")).split("<image>")
+    tokenizer = original_tokenizer(folder)
+    found = tokenizer(question + answer, add_special_tokens=False).input_ids
+    assert found == [*reference.encode(before), 32000, *reference.encode(behind), 2]
+    assert reference.id_to_piece(found[found.index(32000) + 1]) == "▁"
+    assert tokenizer.decode(found[-9:], skip_special_tokens=True).endswith("</seg>")
 
 
 def test_sentencepiece_is_asked_for_where_it_is_missing(shelf, monkeypatch):
