@@ -23,6 +23,7 @@ from llava.train.engine import (
     zero_stage,
 )
 from llava.train.resolve import read_base, resolve
+from llava.train.train import prepare
 
 ROOT = Path(__file__).parents[1]
 PARTS = (arguments_module.ModelArguments, arguments_module.DataArguments, arguments_module.RunArguments)
@@ -189,7 +190,7 @@ def test_flash_attention_that_cannot_run_is_refused_before_weights(needed, monke
 
 
 def test_engines_that_do_not_go_together_are_refused_together(needed, in_processes):
-    wrong = ["--fsdp", "True", "--deepspeed", "scripts/zero2.json", "--fp16", "True"]
+    wrong = ["--fsdp", "True", "--deepspeed", "scripts/zero2.json", "--fp16", "True", "--preview_steps", "9"]
     in_processes(2, ACCELERATE_USE_FSDP="true")
     with pytest.raises(ValueError) as caught:
         parse([*needed, *wrong])
@@ -197,6 +198,7 @@ def test_engines_that_do_not_go_together_are_refused_together(needed, in_process
         "accelerate's own FSDP is not used here",
         "--fsdp and --deepspeed exclude each other",
         "--fsdp does not scale float16 losses",
+        "a model split by --fsdp writes no answers",
     ):
         assert part in str(caught.value)
 
@@ -245,6 +247,16 @@ def test_the_engine_is_shown_with_its_reasons(needed, in_processes):
     assert "engine            DDP          several processes, each with the whole model (gloo, CPU)" in table
     assert "precision         float32      the CPU computes in float32 unless --bf16 True" in table
     assert "samples per step  32           2 processes" in table
+
+
+def test_problems_of_base_and_output_folder_are_told_together(needed, tiny_llava_folder, tmp_path):
+    bare = shutil.copytree(tiny_llava_folder, tmp_path / "bare")
+    (bare / SEGMENTATION_FILE).unlink()
+    (tmp_path / "out" / "checkpoint-4").mkdir(parents=True)
+    needed[needed.index("--model_name_or_path") + 1] = str(bare)
+    told = r"(?s)^the run cannot start:\n- .* no segmentation.json; .*\n- --output_dir .* already holds"
+    with pytest.raises(ValueError, match=told):
+        prepare(needed)
 
 
 def test_an_empty_command_names_every_missing_flag():
@@ -340,9 +352,7 @@ def test_a_base_without_settings_needs_a_grid(tiny_llava_folder, tmp_path):
 
 def test_another_image_side_and_too_long_samples_are_refused_together(tiny_llava_folder):
     base = read_base(str(tiny_llava_folder))
-    with pytest.raises(
-        ValueError, match=r"(?s)image side 336 .* needs 24;.*--model_max_length 513: .* 512"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)image side 336 .* needs 24;.*--model_max_length 513: .* 512"):
         resolve(asked(image_side=336), base, 513)
 
 
