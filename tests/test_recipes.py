@@ -1,5 +1,6 @@
 """Every command that scripts, their headers, mixture files and README show is one that its program takes."""
 
+import importlib
 import re
 import subprocess
 
@@ -129,6 +130,23 @@ def test_own_data_is_stored_and_trained_on(elsewhere):
     assert (flags["--data_path"], flags["--image_folder"]) == ("out-data", "mine")
     given = commands_of("OWN=mine DATA=ready bash scripts/v1_5/finetune_task_lora.sh", elsewhere)
     assert len(given) == 1 and "ready" in given[0]
+
+
+def test_the_shipped_example_is_built_and_trained_on(tmp_path, tiny_llava_folder, monkeypatch, capsys):
+    from llava.model.checkpoint import load_checkpoint
+    from llava.train.train import prepare, train
+
+    monkeypatch.syspath_prepend(ROOT / "playground/data/create_json")
+    create = importlib.import_module("create")
+    own, store = ROOT / "playground/data/own_example", tmp_path / "store"
+    assert create.main("own", ["--root", str(own), "--format", "store", "--output", str(store)]) == 0
+    flags = {"model_name_or_path": tiny_llava_folder, "data_path": store, "image_folder": own}
+    flags |= {"output_dir": tmp_path / "out", "max_steps": 2, "per_device_train_batch_size": 4, "lora_r": 2}
+    flags |= {"dataloader_num_workers": 0, "long_samples": "skip", "gradient_accumulation_steps": 1}
+    trainer = train(prepare([word for name, value in flags.items() for word in (f"--{name}", str(value))]))
+    assert len([entry for entry in trainer.state.log_history if "loss" in entry]) == 2
+    assert load_checkpoint(tmp_path / "out").settings.training["records"] >= 20
+    assert "30 records to draw, 6 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", RECIPES)
