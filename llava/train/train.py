@@ -34,7 +34,7 @@ from transformers import LlavaForConditionalGeneration, TrainingArguments, set_s
 from llava.files import write_text_atomic
 from llava.model.checkpoint import load_base, load_processor
 from llava.settings import SegmentationSettings
-from llava.train.arguments import Arguments, parse, training_arguments
+from llava.train.arguments import Arguments, RunArguments, parse, training_arguments
 from llava.train.batch import check_packing, make_collator
 from llava.train.checkpoints import check_agreement, last_whole_checkpoint
 from llava.train.checks import together
@@ -42,6 +42,7 @@ from llava.train.data import TrainingData, load_data
 from llava.train.engine import Engine, choose_engine, pass_samples, run_on_cpu
 from llava.train.fsdp import ShardedTrainer
 from llava.train.lora import parameter_groups, quantization
+from llava.train.preview import Previews, choose_examples
 from llava.train.resolve import Resolved, read_base, resolve
 from llava.train.stop import STOPPED
 from llava.train.trainable import mark_trained, rates_of, save_trainable, table_text, trainable_table
@@ -64,6 +65,7 @@ class Plan:
         data: samples to train on, with their lengths.
         checkpoint: where to go on; None starts from the base.
         engine: processes, precision and attention of the run.
+        previews: shows what the model has learnt; None shows nothing.
     """
 
     arguments: Arguments
@@ -72,6 +74,7 @@ class Plan:
     data: TrainingData
     checkpoint: Path | None
     engine: Engine
+    previews: Previews | None = None
 
     def facts(self) -> dict[str, Any]:
         """What must be the same when the run is resumed."""
@@ -101,9 +104,18 @@ def prepare(argv: Sequence[str]) -> Plan:
     processor = load_processor(arguments.model.model_name_or_path)
     training_data = load_data(data, resolved, processor, seed=run.seed)
     log.info("%s", training_data.note)
-    plan = Plan(arguments, resolved, processor, training_data, checkpoint, engine)
+    previews = _previews(run, training_data)
+    plan = Plan(arguments, resolved, processor, training_data, checkpoint, engine, previews)
     _refuse_other_run(plan)
     return plan
+
+
+def _previews(run: RunArguments, data: TrainingData) -> Previews | None:
+    """Examples to ask about every now and then, if they are asked for."""
+    if not run.preview_steps:
+        return None
+    examples = choose_examples(data.dataset, run.preview_samples, seed=run.seed, path=run.preview_data)
+    return Previews(examples, run.preview_steps, Path(run.output_dir))
 
 
 def _place_to_resume(output_dir: Path, resume: bool) -> Path | None:
@@ -149,11 +161,11 @@ def build_model(plan: Plan) -> PeftModel | LlavaForConditionalGeneration:
     set_seed(run.seed)
     if run.gradient_checkpointing:
         model.enable_input_require_grads()
-        _recompute_activations(model)
+        recompute_activations(model)
     return mark_trained(model, asked)
 
 
-def _recompute_activations(model: Any) -> None:  # noqa: ANN401
+def recompute_activations(model: Any) -> None:  # noqa: ANN401
     """Turn on gradient checkpointing under the name that this version of transformers has for it."""
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -200,6 +212,7 @@ def build_trainer(plan: Plan, args: TrainingArguments) -> MaskTextTrainer:
             "rates": rates,
             "grouped": data.group_by_modality_length,
             "report": plan.data.report,
+            "previews": plan.previews,
         },
     )
 

@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import LlavaForConditionalGeneration, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from llava.model.checkpoint import load_base, save_adapter, save_checkpoint
+from llava.model.checkpoint import Checkpoint, load_base, save_adapter, save_checkpoint
 from llava.model.weights import PROJECTOR_WEIGHTS
 from llava.settings import SegmentationSettings
 from llava.train.callbacks import EpochStart, TrimStepFiles
 from llava.train.checkpoints import WRITING, checkpoint_folder, keep_last, move_into_place, sweep
 from llava.train.lora import parameter_groups, projector_of
+from llava.train.preview import PREVIEWS_FILE, Previews
 from llava.train.progress import (
     STEPS_FILE,
     Meter,
@@ -117,8 +118,8 @@ class MaskTextTrainer(Trainer):
         settings: saved beside the weights.
         lengths: tokens of each sample, negative without an image; or a function of the epoch that gives them
             and has a length.
-        options: `rates` (`llava.train.lora.Rates`), `grouped` (bool, order by length) and `report` (what to
-            log at the end of an epoch, or None).
+        options: `rates` (`llava.train.lora.Rates`), `grouped` (bool, order by length), `report` (what to log
+            at the end of an epoch, or None) and `previews` (`Previews`, or None).
 
     Attributes:
         stop_request: context in which a signal ends the run after the step, with a checkpoint.
@@ -147,11 +148,12 @@ class MaskTextTrainer(Trainer):
         self._meter = Meter()
         self._steps_file = Path(args.output_dir or ".", STEPS_FILE)
         self._staging: Path | None = None
+        self._previewed = 0
         self.stop_request = StopRequest()
         self.stop = StopAfterStep(self.stop_request)
         self.add_callback(Status())
         self.add_callback(EpochStart(self._set_epoch, options.get("report")))
-        self.add_callback(TrimStepFiles([self._steps_file]))
+        self.add_callback(TrimStepFiles([self._steps_file, self._steps_file.with_name(PREVIEWS_FILE)]))
         self.add_callback(self.stop)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
@@ -205,6 +207,18 @@ class MaskTextTrainer(Trainer):
                 append_line(self._steps_file, step_fields(self.state.global_step, logs, window))
             logs |= window.rates()
         super().log(logs, start_time)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Log and save where it is due, then show what the model has learnt."""
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        previews: Previews | None = self.options.get("previews")
+        step = self.state.global_step
+        if previews is None or step % previews.every or step == self._previewed or self.stop.stopped:
+            return
+        self._previewed = step
+        checkpoint = Checkpoint(self.model, self.processor, self.settings, previews.output_dir)
+        with self.accelerator.autocast():
+            self.log(previews.show(step, checkpoint, write=self.is_world_process_zero()))
 
     def compute_loss(
         self,
