@@ -41,6 +41,7 @@ class Sample:
         question: whole question in the dataset's words; "" where a template asks for the expression.
         answer: what the dataset says about the target in words, "" where it says nothing.
         ignore: pixels that belong to no decision, neither target nor background; None where there are none.
+        category: class names of the targets where the dataset has classes, joined by ", ", else "".
     """
 
     id: str
@@ -57,6 +58,7 @@ class Sample:
     question: str = ""
     answer: str = ""
     ignore: Rle | None = None
+    category: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,10 @@ class Prediction:
         faults: what was wrong with the answer, in words; empty means it parsed cleanly.
         mode: "generated" by the model alone, or "forced" along a given answer.
         labels: pixel count of each label that the answer names, background left out.
+        confidence: float32 (targets, rows, columns), probability of each label cell to be inside; None where
+            the system gives none.
+        stats: what writing the answer cost, in numbers: "tokens", "passes" through the model, and whatever
+            else the system counts.
     """
 
     masks: BoolArray
@@ -102,6 +108,8 @@ class Prediction:
     faults: tuple[str, ...] = ()
     mode: Literal["generated", "forced"] = "generated"
     labels: dict[str, int] = field(default_factory=dict)
+    confidence: FloatArray | None = None
+    stats: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check shapes and dtypes."""
@@ -110,6 +118,11 @@ class Prediction:
             raise ValueError(f"masks must be bool (targets, frames, H, W), got {given}")
         if self.absent.shape != (self.masks.shape[0],):
             raise ValueError(f"absent has shape {self.absent.shape}, needed ({self.masks.shape[0]},)")
+        soft = self.confidence
+        if soft is not None and (soft.ndim != 3 or len(soft) != len(self.masks) or soft.dtype != np.float32):
+            raise ValueError(
+                f"confidence must be float32 (targets, rows, columns), got {soft.dtype} {soft.shape}"
+            )
 
 
 class Segmenter(Protocol):

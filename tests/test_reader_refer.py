@@ -293,3 +293,14 @@ def test_real_splits_read_the_same_with_every_check(spec):
     problems = Problems()
     assert list(read_dataset(root, spec, problems)) == read_refer(root, spec)
     assert not problems.counts
+
+
+def test_the_classes_of_the_targets_are_told_each_once_where_the_file_names_them(tmp_path):
+    more = [annotation(6, [SQUARE], category_id=2), annotation(7, [SQUARE]), annotation(8, [SQUARE])]
+    root = write(tmp_path, [ref(2, [7, 6, 8], ["all"])], more)
+    assert {one.category for one in read_dataset(root, "refcoco|val", Problems("stop"))} == {""}
+    path = root / "refcoco" / "instances.json"
+    classes = [{"id": 1, "name": "dog"}, {"id": 2, "name": "zebra"}, {"id": 3}]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "categories": classes}))
+    found = [one.category for one in read_dataset(root, "refcoco|val", Problems("stop"))]
+    assert found == ["dog", "dog, zebra"]

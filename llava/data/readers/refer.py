@@ -180,6 +180,7 @@ class _Reader:
         if masked is None:
             return []
         self.without_pixel += bool(ann_ids) and not rle_area(masked[0])
+        category = self._category(ann_ids, ref)
         return [
             Sample(
                 id=self._new_id(ref, sentence),
@@ -191,6 +192,7 @@ class _Reader:
                 no_target=not ann_ids,
                 boxes_xyxy=masked[1],
                 group=str(sentence.get("group", ref.get("group", ref.get("source", "")))),
+                category=category,
             )
             for sentence in sentences
         ]
@@ -229,6 +231,12 @@ class _Reader:
                 f"and names the annotations {list(given)}; correct the file or {DOWNLOAD_AGAIN}",
             )
         return ann_ids
+
+    def _category(self, ann_ids: Sequence[int], ref: Mapping[str, Any]) -> str:
+        """Class names of the targets, each once, in order."""
+        targets = [self.index.annotation(ann_id, ref, self.refs_path) for ann_id in ann_ids]
+        names = [self.index.categories.get(target.get("category_id", 0), "") for target in targets]
+        return ", ".join(dict.fromkeys(name for name in names if name))
 
     def _mask(
         self, ann_ids: Sequence[int], ref: Mapping[str, Any], size_hw: tuple[int, int]

@@ -132,11 +132,12 @@ def _belongs(ref_split: str, split: str) -> bool:
 
 @dataclass(frozen=True)
 class Instances:
-    """Images and annotations of one `instances.json` by id."""
+    """Images, annotations and class names of one `instances.json` by id."""
 
     path: Path
     images: Mapping[int, dict[str, Any]]
     annotations: Mapping[int, dict[str, Any]]
+    categories: Mapping[int, str]
 
     @classmethod
     def load(cls, path: Path) -> Instances:
@@ -148,6 +149,11 @@ class Instances:
             path,
             images=_by_id(content["images"], _IMAGE_KEYS, f"{path}: image"),
             annotations=_by_id(content["annotations"], _ANNOTATION_KEYS, f"{path}: annotation"),
+            categories={
+                fields["id"]: str(fields["name"])
+                for fields in content.get("categories", [])
+                if {"id", "name"} <= set(fields)
+            },
         )
 
     def image(self, ref: Mapping[str, Any], refs_path: Path) -> dict[str, Any]:
