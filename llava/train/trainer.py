@@ -230,7 +230,7 @@ class MaskTextTrainer(Trainer):
         """Loss of a batch that reaches every trained weight, if only with a gradient of zero."""
         # The key-value cache is for generation; asked for per call, the saved configuration stays as it was.
         inputs = {**inputs, "use_cache": False}
-        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         nothing = unreached_loss(self.accelerator.unwrap_model(model), has_images="pixel_values" in inputs)
         if nothing is None:
             return result
