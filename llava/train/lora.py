@@ -172,7 +172,7 @@ def part_of(name: str, backbone: Backbone) -> str:
     ):
         if f".{path}." in dotted:
             return part
-    return "output head"
+    return "output head" if ".lm_head." in dotted else "other"
 
 
 def parameter_groups(model: Any, rates: Rates) -> list[dict[str, Any]]:  # noqa: ANN401

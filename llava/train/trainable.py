@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from llava.train.arguments import DataArguments, ModelArguments, RunArguments
 
 TRAINABLE_FILE = "trainable.json"
-_PARTS = ("language model", "output head", "projector", "vision tower")
+_PARTS = ("language model", "output head", "projector", "vision tower", "other")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def unreached_loss(model: Any, *, has_images: bool) -> torch.Tensor | None:  # n
 
     Processes that average gradients would otherwise wait for one that never comes. Two cases: a batch without
     images does not pass through the projector, and no batch passes through the tower's layers above those
-    whose features are used. Weights of the tower that ZeRO-3 or FSDP have split are left alone.
+    whose features are used. Weights beside the projector that ZeRO-3 or FSDP have split are left alone.
 
     Args:
         model: of a known family, with or without adapters, out of the wrappers of data parallelism.
@@ -125,11 +125,10 @@ def unreached_loss(model: Any, *, has_images: bool) -> torch.Tensor | None:  # n
     weight = next(projector.parameters())
     if not has_images and weight.requires_grad:
         parts.append(projector(backbone.blank_features(projector).to(weight.device)).sum())
-    parts += [
-        parameter.sum()
-        for parameter in base.get_submodule(backbone.vision).parameters()
-        if parameter.requires_grad and not hasattr(parameter, "ds_id") and not isinstance(parameter, DTensor)
-    ]
+    for name, parameter in base.named_parameters():
+        split = hasattr(parameter, "ds_id") or isinstance(parameter, DTensor)
+        if parameter.requires_grad and not split and part_of(name, backbone) in ("vision tower", "other"):
+            parts.append(parameter.sum())
     return 0.0 * torch.stack(parts).sum() if parts else None
 
 
