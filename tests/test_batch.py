@@ -1,10 +1,12 @@
+import random
+
 import pytest
 import torch
 from conftest import tiny_llava
 from transformers import LlavaConfig, Qwen2VLConfig
 
 from llava.constants import IGNORE_INDEX
-from llava.train.batch import Collator, PackedCollator, check_packing, fill_rows, make_collator
+from llava.train.batch import ROW_TOKENS, Collator, PackedCollator, check_packing, fill_rows, make_collator
 from llava.train.lora import add_lora
 
 IMAGE_TOKENS = 16
@@ -51,17 +53,38 @@ def test_whatever_an_image_brings_is_joined_in_the_order_of_the_samples():
     assert Collator(pad_id=0)([*features, *features[1:]])["image_grid_thw"].tolist() == [[1, 2, 6]] * 2
 
 
-def test_rows_are_filled_first_fit_from_the_longest_sample_on():
-    assert fill_rows([3, 9, 4, 5, 1, 5], 10) == [[1, 4], [3, 5], [2, 0]]
-    assert fill_rows([7], 7) == [[0]]
+@pytest.mark.parametrize(
+    ("lengths", "budget", "rows"),
+    [
+        ([7], 7, [[0]]),
+        ([5, 5], 10, [[0], [1]]),
+        ([3, 9, 4, 6, 1, 6], 9, [[1], [3, 4], [5], [2, 0]]),
+        ([3, 9, 4, 6, 1, 6], 15, [[1, 4], [3, 2], [5, 0]]),
+        ([3, 9, 4, 6, 1, 6], 29, [[1, 3, 5, 2, 0, 4]]),
+    ],
+)
+def test_rows_are_as_long_as_the_budget_allows_with_the_least_padding(lengths, budget, rows):
+    assert fill_rows(lengths, budget) == rows
+
+
+def test_no_row_is_above_the_budget_and_none_holds_a_sample_twice():
+    rng = random.Random(0)
+    for _ in range(200):
+        lengths = [rng.randint(2, 90) for _ in range(rng.randint(1, 16))]
+        budget = max(lengths) + rng.randint(0, 200)
+        rows = fill_rows(lengths, budget)
+        assert sorted(number for row in rows for number in row) == list(range(len(lengths)))
+        assert max(sum(lengths[number] for number in row) for row in rows) <= budget
 
 
 def test_a_packed_row_restarts_positions_and_teaches_no_first_token():
-    rows = [{"input_ids": torch.tensor(row), "labels": torch.tensor(row)} for row in ([5, 6, 7], [8, 9], [4])]
+    rows = [
+        {"input_ids": torch.tensor(row), "labels": torch.tensor(row)} for row in ([5, 6, 7, 3], [8, 9], [4])
+    ]
     batch = PackedCollator(pad_id=0, row_tokens=4)(rows)
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 4], [8, 9, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, 6, 7, -100], [-100, 9, -100, -100]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 0], [0, 1, 0, 0]]
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 3], [8, 9, 4, 0]]
+    assert batch["labels"].tolist() == [[-100, 6, 7, 3], [-100, 9, -100, -100]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 1, 0, 0]]
     assert "attention_mask" not in batch and batch["use_cache"] is False
 
 
@@ -72,7 +95,7 @@ def test_without_a_budget_all_samples_share_a_row_without_padding():
 
 
 def test_images_follow_their_tokens_into_the_rows():
-    batch = PackedCollator(pad_id=0)(SAMPLES)
+    batch = PackedCollator(pad_id=0, row_tokens=0)(SAMPLES)
     firsts = {int(each["input_ids"][0]): each for each in SAMPLES}
     starts = (batch["position_ids"] == 0).nonzero().tolist()
     met = [firsts[int(batch["input_ids"][row, at])] for row, at in starts if int(batch["input_ids"][row, at])]
@@ -123,4 +146,5 @@ def test_flash_attention_reads_one_row_and_others_rows_within_a_budget():
     choices = {"packing": True, "row_tokens": 90}
     assert make_collator(7, **choices, attention="flash_attention_2") == PackedCollator(7, None)
     assert make_collator(7, **choices, attention="sdpa") == PackedCollator(7, 90)
+    assert make_collator(7, packing=True, row_tokens=None, attention="sdpa") == PackedCollator(7, ROW_TOKENS)
     assert make_collator(7, packing=False, row_tokens=90, attention="sdpa") == Collator(7)

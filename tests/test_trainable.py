@@ -198,7 +198,7 @@ def test_the_defaults_have_no_problem():
         ({"lora_vision": True, "lora_enable": False}, "the whole tower: --tune_vision True"),
         ({"mm_vision_tower_lr": 1e-6}, "needs --tune_vision True"),
         ({"data": {"packing_length": 512}}, "--packing_length 512 needs --packing True"),
-        ({"data": {"packing_length": -1}}, "--packing_length -1: must be at least 0"),
+        ({"data": {"packing_length": 0}}, "--packing_length 0: must be at least 1"),
         ({"bits": 4, "run": {"deepspeed": "scripts/zero3.json"}}, "ZeRO-3 cannot split quantized weights"),
     ],
 )

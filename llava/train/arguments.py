@@ -12,6 +12,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from llava.data.prompt import PROMPTS
 from llava.model.weights import ATTENTIONS
 from llava.settings import CELL_POLICIES, CODECS, INTERPOLATIONS, UPSAMPLING
+from llava.train.batch import ROW_TOKENS
 from llava.train.checks import (
     REPORT_PACKAGES,
     attention_problems,
@@ -72,7 +73,7 @@ class DataArguments:
     long_samples: str = option("error", "longer samples: error stops, skip takes others or leaves them out")
     group_by_modality_length: bool = option(True, "batches of samples of similar length")
     packing: bool = option(False, "several samples in a row without padding, apart from each other")
-    packing_length: int = option(0, "tokens that a packed row may have even where no sample is as long")
+    packing_length: int | None = option(None, f"most tokens of a packed row; default {ROW_TOKENS}")
     dataloader_num_workers: int = option(4, "processes that read images; 0 reads in the training process")
 
 

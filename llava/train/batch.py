@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ PACKABLE_TEXT = ("llama", "qwen2", "qwen3", "mistral")
 for each token: what restarting positions keep apart."""
 PACKABLE_ATTENTION = ("sdpa", "eager", "flash_attention_2")
 """Implementations that transformers tells where a sample of a row ends."""
+ROW_TOKENS = 4096
+"""Most tokens of a packed row: three samples of an image and a few masks. Attention that pays for the square
+of a row then takes a sixth as long as the linear layers of a 7B model."""
 _TOKEN_FILL = {"labels": IGNORE_INDEX, "mm_token_type_ids": 0}
 """What is written behind the end of features that have one number for each token."""
 
@@ -50,18 +54,18 @@ class PackedCollator:
     """Batch whose rows hold several samples each, with positions that start anew at every sample.
 
     transformers takes attention apart where positions restart, if it gets neither a mask nor a cache: no
-    token sees another sample. Rows are filled first-fit, longest sample first, up to the longest sample of
-    the batch or `row_tokens`, whichever is more; the result depends on nothing but the samples, so that every
-    process and every resumed run gets the same.
+    token sees another sample. Which samples share a row depends on nothing but their lengths, so that every
+    process and every resumed run gets the same batches.
 
     Attributes:
         pad_id: token id behind the end of the shorter rows; each of its tokens sees only itself.
-        row_tokens: tokens that a row may have even where no sample is as long. None puts all samples into one
-            row: what kernels with variable lengths (flash_attention_2) need, and no padding at all.
+        row_tokens: most tokens of a row, or as many as the longest sample of the batch where that has more.
+            None puts all samples into one row: what kernels with variable lengths (flash_attention_2) need,
+            and no padding at all.
     """
 
     pad_id: int
-    row_tokens: int | None = 0
+    row_tokens: int | None
 
     def __call__(self, features: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
         """input_ids, labels and position_ids int64 (rows, n), images as `Collator` joins them, no cache.
@@ -84,22 +88,29 @@ class PackedCollator:
 
 
 def fill_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Numbers of the samples of each row: first-fit, longest first, equal lengths in their order.
+    """Numbers of the samples of each row, rows of nearly equal length.
+
+    For every number of rows, each sample goes into the shortest row, longest sample first; the number that
+    pads least is taken, of equal ones the one with more rows, whose attention is cheaper.
 
     Args:
         lengths: tokens of each sample, none above the budget.
         budget: most tokens of a row.
     """
-    rows: list[list[int]] = []
-    left: list[int] = []
-    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
-        place = next((place for place, room in enumerate(left) if lengths[number] <= room), len(rows))
-        if place == len(rows):
-            rows.append([])
-            left.append(budget)
-        rows[place].append(number)
-        left[place] -= lengths[number]
-    return rows
+    best: list[list[int]] = []
+    least = math.inf
+    for count in range(len(lengths), 0, -1):
+        rows: list[list[int]] = [[] for _ in range(count)]
+        tokens = [0] * count
+        for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+            row = tokens.index(min(tokens))
+            rows[row].append(number)
+            tokens[row] += lengths[number]
+        if max(tokens) > budget:
+            break
+        if count * max(tokens) < least:
+            best, least = rows, count * max(tokens)
+    return best
 
 
 def join_images(features: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -147,13 +158,13 @@ def make_collator(
     Args:
         pad_id: token id of the padding.
         packing: several samples in a row.
-        row_tokens: least budget of a packed row in tokens.
+        row_tokens: most tokens of a packed row; None is `ROW_TOKENS`.
         attention: implementation that the model runs with. The kernel of flash_attention_2 wants a batch in
             one row and pays for its samples alone; the others pay for the square of a row's length.
     """
     if not packing:
         return Collator(pad_id)
-    return PackedCollator(pad_id, None if attention == "flash_attention_2" else row_tokens)
+    return PackedCollator(pad_id, None if attention == "flash_attention_2" else row_tokens or ROW_TOKENS)
 
 
 def _padded(rows: Sequence[torch.Tensor], value: int) -> torch.Tensor:

@@ -169,9 +169,9 @@ def training_problems(model: ModelArguments, data: DataArguments, run: RunArgume
         problems.append(f"--mm_vision_tower_lr {model.mm_vision_tower_lr:g} needs --tune_vision True")
     if model.mm_vision_tower_lr is not None and model.mm_vision_tower_lr < 0:
         problems.append(f"--mm_vision_tower_lr {model.mm_vision_tower_lr:g}: must be at least 0")
-    if data.packing_length < 0:
-        problems.append(f"--packing_length {data.packing_length}: must be at least 0")
-    if data.packing_length and not data.packing:
+    if data.packing_length is not None and data.packing_length < 1:
+        problems.append(f"--packing_length {data.packing_length}: must be at least 1")
+    if data.packing_length is not None and not data.packing:
         problems.append(f"--packing_length {data.packing_length} needs --packing True")
     return problems + _bits_problems(model, run)
 

@@ -268,7 +268,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=96, help="conversations of a pass")
     parser.add_argument("--batch", type=int, default=8, help="conversations of a forward pass")
     parser.add_argument("--rounds", type=int, default=6, help="passes of each way")
-    parser.add_argument("--packing-length", type=int, default=0, help="tokens that a packed row may have")
+    parser.add_argument(
+        "--packing-length", type=int, help="most tokens of a packed row; default as in training"
+    )
     parser.add_argument("--lora-r", type=int, default=64, help="rank of the adapters")
     parser.add_argument("--attn", default="auto", help="attention: auto, sdpa, eager, flash_attention_2")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations")
