@@ -35,6 +35,21 @@ def run(samples, out, segmenter=None, **options):
     return evaluate(segmenter or FakeSegmenter(), samples, out, **options)
 
 
+class Slow(FakeSegmenter):
+    """Moves a clock by ten seconds a batch, one of them for decoding."""
+
+    decode_seconds = 0.0
+
+    def __init__(self, now):
+        super().__init__()
+        self.now = now
+
+    def segment(self, queries):
+        self.now[0] += 10
+        self.decode_seconds += 1
+        return super().segment(queries)
+
+
 def results_of(out):
     write_report(out)
     return (out / RESULTS_FILE).read_bytes()
@@ -269,14 +284,6 @@ def test_a_rank_outside_its_range_is_refused():
 
 
 def test_seconds_are_split_over_the_steps(samples, tmp_path):
-    class Slow(FakeSegmenter):
-        decode_seconds = 0.0
-
-        def segment(self, queries):
-            now[0] += 10
-            self.decode_seconds += 2
-            return super().segment(queries)
-
     class SlowRefiner(FakeRefiner):
         def refine(self, image, masks):
             now[0] += 3
@@ -284,11 +291,11 @@ def test_seconds_are_split_over_the_steps(samples, tmp_path):
 
     now = [0.0]
     records = run(
-        samples[:4], tmp_path / "run", Slow(), refiner=SlowRefiner(), batch_size=2, clock=lambda: now[0]
+        samples[:4], tmp_path / "run", Slow(now), refiner=SlowRefiner(), batch_size=2, clock=lambda: now[0]
     )
-    assert records[0].seconds == {"generate": 4.0, "decode": 1.0, "refine": 3.0, "score": 0.0}
+    assert records[0].seconds == {"generate": 4.5, "decode": 0.5, "refine": 3.0, "score": 0.0}
     seconds = write_report(tmp_path / "run")["seconds"]
-    assert seconds == {"generate": 16.0, "decode": 4.0, "refine": 12.0, "score": 0.0}
+    assert seconds == {"generate": 18.0, "decode": 2.0, "refine": 12.0, "score": 0.0}
 
 
 def test_images_are_recorded_relative_to_the_data_root(samples, tmp_path):
@@ -297,12 +304,13 @@ def test_images_are_recorded_relative_to_the_data_root(samples, tmp_path):
     assert run(samples, tmp_path / "run2")[0].image == (tmp_path / "data/images/0.png").resolve().as_posix()
 
 
-def test_the_progress_line_shows_running_scores(samples, tmp_path, capsys):
-    run(samples, tmp_path / "run")
+def test_the_progress_line_shows_seconds_the_time_left_and_running_scores(samples, tmp_path, capsys):
+    run(samples, tmp_path / "run", Slow(ticks := [0.0]), clock=lambda: ticks[0], batch_size=3)
     shown = capsys.readouterr().err
-    assert "coarse cIoU" in shown
+    assert "generate 3.00 decode 0.33 refine 0.00 score 0.00 s; rela: coarse cIoU" in shown
     assert "refined cIoU" in shown
-    assert "12/12" in shown
+    assert "12/12 in 00:0" in shown
+    assert "ETA 00:00" in shown
 
 
 def test_the_fingerprint_of_a_checkpoint_follows_its_weights(tmp_path):

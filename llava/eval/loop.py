@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -15,18 +15,18 @@ from tqdm import tqdm
 
 from llava.data.questions import normalise_expression
 from llava.data.rle import encode_mask
+from llava.eval.confidence import pack
 from llava.eval.images import load_image, short_path
-from llava.eval.predictions import Record, RecordWriter, merge, rank_path, read_run
-from llava.eval.run import RunSettings, describe_samples, open_run
+from llava.eval.memory import Halving
+from llava.eval.predictions import Record, RecordWriter, merge, rank_files, rank_path, read_run
+from llava.eval.progress import Progress
+from llava.eval.run import RunSettings, check_records, describe_samples, open_run
 from llava.eval.scoring import RunningScores
 from llava.types import BoolArray, Prediction, Query, Refiner, Sample, Segmenter
 
 POLL_SECONDS = 2.0
 PATIENCE_SECONDS = 1800.0
 """How long rank 0 waits without a single new record before it gives up on the other processes."""
-
-LINE_SECONDS = 5.0
-"""How often the running scores in the progress line are worked out anew."""
 
 
 @runtime_checkable
@@ -93,6 +93,7 @@ class Evaluation:
         self.segmenter = segmenter
         self.refiner = refiner
         self.settings = settings
+        self.run = settings.digest
         self.clock = clock
         self.running = RunningScores(settings.grid_hw, settings.cell_policy)
 
@@ -156,6 +157,10 @@ class Evaluation:
             mode=prediction.mode,
             ignore=sample.ignore,
             boxes_xyxy=sample.boxes_xyxy,
+            category=sample.category,
+            stats=prediction.stats,
+            confidence=None if prediction.confidence is None else pack(prediction.confidence[0]),
+            run=self.run,
         )
 
 
@@ -184,7 +189,8 @@ def evaluate(
 
     Each process appends to its own `predictions.rankN.jsonl`. Killed and called again with the same settings,
     it answers what is missing; the number of processes and the batch size may change in between. Processes
-    never talk to each other: rank 0 watches their files and merges them once all samples are there.
+    never talk to each other: rank 0 watches their files and merges them once all samples are there. A batch
+    that does not fit into memory is halved.
 
     Args:
         segmenter: the system.
@@ -200,9 +206,10 @@ def evaluate(
         All records in the order of `samples`; None in every process but rank 0.
 
     Raises:
-        ValueError: settings differ from those of the run in `out`, a sample occurs twice, or an image does
-            not fit its annotations.
+        ValueError: settings differ from those of the run in `out`, predictions in it are of another run, a
+            sample occurs twice, or an image does not fit its annotations.
         FileNotFoundError: images are missing.
+        MemoryError: one question alone does not fit into memory.
         TimeoutError: another process stopped writing.
     """
     shard = shard or Shard()
@@ -211,20 +218,60 @@ def evaluate(
     check_images(samples)
     settings = replace(settings, samples=describe_samples(samples))
     settings = open_run(out, settings, first=shard.rank == 0)
-    done = read_run(out)
+    ids = [sample.id for sample in samples]
+    done = _read_own(out, ids, settings)
     mine = batches[shard.rank :: shard.count]
-    todo = [rest for batch in mine if (rest := [sample for sample in batch if sample.id not in done])]
+    todo = _unanswered(mine, done, files=len(rank_files(out)))
     if todo:
         evaluation = Evaluation(segmenter, settings, refiner=refiner, clock=clock)
-        for sample in (sample for batch in mine for sample in batch if sample.id in done):
-            evaluation.running.update(done[sample.id])
-        _work(evaluation, todo, total=sum(map(len, mine)), path=rank_path(out, shard.rank), rank=shard.rank)
+        asked = {sample.id for batch in todo for sample in batch}
+        kept = [sample.id for batch in mine for sample in batch if sample.id in done]
+        for one in kept:
+            if one not in asked:
+                evaluation.running.update(done[one])
+        progress = Progress(
+            sum(map(len, mine)),
+            len(kept),
+            running=evaluation.running,
+            clock=clock,
+            hidden=shard.rank > 0,
+        )
+        _work(evaluation, todo, rank_path(out, shard.rank), known=done.keys(), progress=progress)
     if shard.rank:
         return None
-    ids = [sample.id for sample in samples]
     for _ in _waiting(out, ids, clock=clock):
         time.sleep(POLL_SECONDS)
+    _read_own(out, ids, settings)
     return merge(out, ids)
+
+
+def _read_own(out: Path, ids: Sequence[str], settings: RunSettings) -> dict[str, Record]:
+    """Records in a run folder, all of this run and of its samples."""
+    records = read_run(out)
+    check_records(out, list(records.values()), settings)
+    unknown = sorted(records.keys() - set(ids))
+    if unknown:
+        raise ValueError(
+            f"{out}: {len(unknown)} predictions are of no sample of this run (first: {unknown[0]}). "
+            "Take their file out of the folder, or choose another folder"
+        )
+    return records
+
+
+def _unanswered(
+    batches: Sequence[Sequence[Sample]], done: Mapping[str, Record], *, files: int
+) -> list[list[Sample]]:
+    """What is still to ask.
+
+    A kill while a batch is written cuts it, at most one for each file of records. Such a batch is asked whole
+    again, so that it is padded, and rounded, as in an unbroken run. More cut batches mean that batches were
+    made otherwise before; then only what is missing is asked.
+    """
+    rests = [[sample for sample in batch if sample.id not in done] for batch in batches]
+    cut = sum(0 < len(rest) < len(batch) for rest, batch in zip(rests, batches, strict=True))
+    if cut > max(files, 1):
+        return [rest for rest in rests if rest]
+    return [list(batch) for rest, batch in zip(rests, batches, strict=True) if rest]
 
 
 def check_images(samples: Sequence[Sample]) -> None:
@@ -239,22 +286,21 @@ def check_images(samples: Sequence[Sample]) -> None:
 
 
 def _work(
-    evaluation: Evaluation, todo: Sequence[Sequence[Sample]], *, total: int, path: Path, rank: int
+    evaluation: Evaluation,
+    todo: Sequence[Sequence[Sample]],
+    path: Path,
+    *,
+    known: Collection[str],
+    progress: Progress,
 ) -> None:
-    done = total - sum(len(batch) for batch in todo)
-    with (
-        RecordWriter(path) as writer,
-        tqdm(
-            total=total, initial=done, desc="evaluate", unit="sample", disable=rank > 0, mininterval=1
-        ) as bar,
-    ):
-        shown = -LINE_SECONDS
+    """Answer batches and append what is not yet known."""
+    answer = Halving(evaluation.answer, tell=tqdm.write)
+    with RecordWriter(path) as writer, progress:
         for batch in todo:
-            writer.append(evaluation.answer(batch))
-            if evaluation.clock() - shown >= LINE_SECONDS:
-                bar.set_postfix_str(evaluation.running.line(), refresh=False)
-                shown = evaluation.clock()
-            bar.update(len(batch))
+            records = answer(batch)
+            new = [record for record in records if record.id not in known]
+            writer.append(new)
+            progress.update(records, new=len(new))
 
 
 def _waiting(out: Path, ids: Sequence[str], *, clock: Callable[[], float]) -> Iterator[int]:

@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if records is None:
             return
         results = write_report(options.out, records=records)
-    except (ValueError, FileNotFoundError, TimeoutError) as error:
+    except (ValueError, FileNotFoundError, TimeoutError, MemoryError) as error:
         raise SystemExit(f"error: {error}") from error
     sys.stdout.write(
         f"{text_table(results)}\nrefiner: {describe_refiner(options)}\nreport: {options.out / REPORT_FILE}\n"

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from llava.eval.confidence import Packed
 from llava.files import write_text_atomic
 from llava.types import Rle
 
@@ -44,6 +45,10 @@ class Record:
         seconds: this answer's share of its batch, per step.
         ignore: pixels that belong to no decision, COCO RLE of the image size; None where there are none.
         boxes_xyxy: annotated box of each target in pixels, (x0, y0, x1, y1).
+        category: class names of the targets, "" where the data set has none.
+        stats: what writing the answer cost, such as "tokens" and "passes"; empty where the system is silent.
+        confidence: probability of each label cell to be inside, see `llava.eval.confidence`; None for none.
+        run: `digest` of the settings of the run that the answer belongs to, "" where it is not told.
     """
 
     id: str
@@ -62,6 +67,10 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
     ignore: Rle | None = None
     boxes_xyxy: tuple[tuple[float, ...], ...] = ()
+    category: str = ""
+    stats: dict[str, int] = field(default_factory=dict)
+    confidence: Packed | None = None
+    run: str = ""
 
     @property
     def split(self) -> str:
@@ -109,7 +118,8 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def _rank_files(folder: Path) -> list[Path]:
+def rank_files(folder: Path) -> list[Path]:
+    """Files of processes whose records are not merged yet."""
     return sorted(path for path in folder.glob("predictions.rank*.jsonl") if RANK_FILE.fullmatch(path.name))
 
 
@@ -123,7 +133,7 @@ def read_run(folder: Path) -> dict[str, Record]:
         ValueError: rank files hold the same id twice, or a line is no record.
     """
     records: dict[str, Record] = {}
-    for path in _rank_files(folder):
+    for path in rank_files(folder):
         try:
             found = read_records(path)
         except FileNotFoundError:
@@ -157,9 +167,9 @@ def merge(folder: Path, ids: Sequence[str]) -> list[Record]:
             "run the same command again to resume"
         )
     ordered = [records[one] for one in ids]
-    if _rank_files(folder) or not (folder / PREDICTIONS_FILE).is_file():
+    if rank_files(folder) or not (folder / PREDICTIONS_FILE).is_file():
         write_text_atomic(folder / PREDICTIONS_FILE, b"".join(one.to_line() for one in ordered).decode())
-        for path in _rank_files(folder):
+        for path in rank_files(folder):
             path.unlink()
     return ordered
 

@@ -30,7 +30,7 @@ from llava.eval.images import load_image
 from llava.eval.metrics import Overlap
 from llava.eval.page import render, text_table
 from llava.eval.predictions import PREDICTIONS_FILE, Record, read_records, read_run
-from llava.eval.run import RunSettings, read_settings
+from llava.eval.run import RunSettings, check_records, read_settings
 from llava.eval.scoring import StageOverlaps, percent, score_records, summarise
 from llava.files import atomic_path, write_text_atomic
 from llava.pictures import COARSE, REFINED, SOFT_INK, TRUTH, Card, Panel, sheet
@@ -109,6 +109,7 @@ def finished_records(folder: Path, settings: RunSettings) -> list[Record]:
             f"{path} holds {len(records)} predictions for {different} samples, the run has {expected}; "
             "restore the file, or run the command that started it again"
         )
+    check_records(folder, records, settings)
     return records
 
 

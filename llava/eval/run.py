@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import llava
 from llava.constants import SEGMENTATION_FILE
-from llava.eval.predictions import read_run
+from llava.eval.predictions import Record, read_run
 from llava.files import write_text_atomic
 from llava.types import Sample
 
@@ -62,6 +62,12 @@ class RunSettings:
         """Settings of a decoded `run.json`."""
         lists = {name: tuple(fields[name]) for name in ("splits", "grid_hw", "code")}
         return cls(**{**fields, **lists})
+
+    @property
+    def digest(self) -> str:
+        """Short digest of all that may not change; every record of the run carries it."""
+        fixed = {name: value for name, value in _plain(self).items() if name not in MAY_CHANGE}
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def fingerprint(folder: Path) -> str:
@@ -128,6 +134,21 @@ def differences(old: RunSettings, new: RunSettings) -> list[str]:
         for name in before
         if name not in MAY_CHANGE and before[name] != now[name]
     ]
+
+
+def check_records(folder: Path, records: Iterable[Record], settings: RunSettings) -> None:
+    """Refuse predictions that another run left or that somebody copied into the folder.
+
+    Raises:
+        ValueError: a record belongs to another run: another checkpoint, split, refiner, ….
+    """
+    strange = [record for record in records if record.run not in ("", settings.digest)]
+    if strange:
+        raise ValueError(
+            f"{folder}: {len(strange)} predictions belong to another run (first: {strange[0].id} of run "
+            f"{strange[0].run}, this one is {settings.digest}): another checkpoint, split, refiner or other "
+            "samples. Take their file out of the folder, or choose another folder"
+        )
 
 
 def open_run(folder: Path, settings: RunSettings, *, first: bool = True) -> RunSettings:

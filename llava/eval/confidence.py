@@ -1,0 +1,59 @@
+"""Probabilities of label cells in a record: 256 levels, one byte a cell."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+
+from llava.types import FloatArray
+
+LEVELS = 255
+"""Steps between 0 and 1; half a step is an error of 0.002."""
+
+Packed = dict[str, Any]
+"""{"size": [rows, columns], "levels": base64 of rows x columns bytes, row by row}."""
+
+
+def pack(confidence: FloatArray) -> Packed:
+    """Probabilities as text.
+
+    Args:
+        confidence: float32 (rows, columns), 0..1.
+
+    Raises:
+        ValueError: a value is not in 0..1.
+
+    Example:
+        >>> pack(np.array([[0.0, 1.0]], dtype=np.float32))
+        {'size': [1, 2], 'levels': 'AP8='}
+    """
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ValueError("confidence has values outside 0..1; these are no probabilities")
+    levels = np.rint(confidence * LEVELS).astype(np.uint8)
+    return {"size": list(levels.shape), "levels": base64.b64encode(levels.tobytes()).decode("ascii")}
+
+
+def unpack(packed: Packed) -> FloatArray:
+    """float32 (rows, columns), what `pack` was given to within 0.002.
+
+    Raises:
+        ValueError: the text has not one byte for each cell.
+    """
+    levels = np.frombuffer(base64.b64decode(packed["levels"]), dtype=np.uint8)
+    rows, columns = packed["size"]
+    if levels.size != rows * columns:
+        raise ValueError(f"confidence of {levels.size} cells for a grid of {rows} x {columns}")
+    return levels.reshape(rows, columns).astype(np.float32) / np.float32(LEVELS)
+
+
+def certainty(packed: Packed) -> float:
+    """How sure the answer is, 0.5..1: mean over the cells of the probability of what was decided there.
+
+    Example:
+        >>> certainty({"size": [1, 2], "levels": "AP8="})
+        1.0
+    """
+    inside = unpack(packed)
+    return float(np.maximum(inside, 1 - inside).mean(dtype=np.float64))
