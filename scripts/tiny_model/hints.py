@@ -67,7 +67,7 @@ def looking_loss(attention: Tensor, places: Tensor, wanted: Tensor, first_patch:
 
 
 class Hints(nn.Module):
-    """Reads the target's box and the mask row off a middle layer, and tells two layers where to look.
+    """Reads the target's box and the place in the mask text off a middle layer, and tells two layers where to look.
 
     Args:
         width: of the hidden states.
@@ -81,6 +81,7 @@ class Hints(nn.Module):
         self.grid, self.patches, self.first_patch = grid, patches, first_patch
         self.box = nn.Linear(width, 4 * (grid + 1))
         self.row = nn.Linear(width, grid + 1)
+        self.column = nn.Linear(width, grid + 1)
 
     def sides(self, states: Tensor) -> Tensor:
         """Logits of top, bottom, left and right cell, (n, 4, grid + 1), of states (n, width)."""
@@ -109,6 +110,7 @@ class Hints(nn.Module):
         inside = (part.rows != IGNORE_INDEX) & (part.rows < self.grid)
         owner, rows = inside.nonzero()[:, 0], part.rows[inside]
         counted = functional.cross_entropy(self.row(states[inside]), rows)
+        counted += functional.cross_entropy(self.column(states[inside]), part.columns[inside])
         wanted = row_patches_of(part.cells, self.patches)[owner, rows]
         looked = looking_loss(attentions[HINT_LAYER], inside, wanted, self.first_patch)
         return found + counted + 0.5 * looked

@@ -6,6 +6,7 @@ trains several single-round conversations, as evaluation asks them.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,12 +75,14 @@ class Round:
         ids: token ids, prefix included.
         labels: the same with `IGNORE_INDEX` where nothing is learnt.
         rows: row of the mask text that follows each token, `IGNORE_INDEX` outside of it.
+        columns: cells of that row that are written by then, `IGNORE_INDEX` outside of the mask text.
         cells: bool (grid, grid), cells of the targets.
     """
 
     ids: list[int]
     labels: list[int]
     rows: list[int]
+    columns: list[int]
     cells: np.ndarray
 
 
@@ -89,7 +92,7 @@ class Part:
 
     Attributes:
         scenes: int64 (rounds,), row of `Batch.prefix` that each goes on from.
-        tokens, labels, rows: int64 (rounds, length), as in `Round`, filled up on the right.
+        tokens, labels, rows, columns: int64 (rounds, length), as in `Round`, filled up on the right.
         cells: bool (rounds, grid, grid).
     """
 
@@ -97,6 +100,7 @@ class Part:
     tokens: torch.Tensor
     labels: torch.Tensor
     rows: torch.Tensor
+    columns: torch.Tensor
     cells: torch.Tensor
 
 
@@ -113,22 +117,26 @@ class Batch:
     parts: list[Part]
 
 
-def rows_of(pieces: list[str]) -> list[int]:
-    """Row of the mask text that follows each token.
+def places_of(pieces: list[str]) -> tuple[list[int], list[int]]:
+    """Row of the mask text that follows each token, and how many cells of it are written by then.
 
     Args:
         pieces: text of each token of a conversation.
     """
-    rows, row, inside = [], 0, False
+    rows, columns = [], []
+    row, column, inside = 0, 0, False
     for place, piece in enumerate(pieces):
         if inside and "</" in piece:
             inside = False
         elif piece == ">" and pieces[place - 1] == "seg" and pieces[place - 2] == "<":
             inside = True
-        elif inside and "\n" in piece:
-            row += 1
+        elif inside:
+            column += sum(int(count) for count in re.findall(r"\*(\d+)", piece))
+            if "\n" in piece:
+                row, column = row + 1, 0
         rows.append(row if inside else IGNORE_INDEX)
-    return rows
+        columns.append(column if inside else IGNORE_INDEX)
+    return rows, columns
 
 
 def pack(rounds: list[list[Round]], prefix: int, pad: int, parts: int = 3) -> Batch:
@@ -161,5 +169,6 @@ def _fill_up(group: list[tuple[int, Round]], prefix: int, pad: int) -> Part:
         torch.tensor([filled(one.ids, pad) for _, one in group]),
         torch.tensor([filled(one.labels, IGNORE_INDEX) for _, one in group]),
         torch.tensor([filled(one.rows, IGNORE_INDEX) for _, one in group]),
+        torch.tensor([filled(one.columns, IGNORE_INDEX) for _, one in group]),
         torch.from_numpy(np.stack([one.cells for _, one in group])),
     )

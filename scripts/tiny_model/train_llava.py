@@ -17,7 +17,7 @@ import torch
 from hints import HINT_LAYER, hints_for
 from judge import ValSplit
 from pretrain_vision import DenseBatch, DenseHead, dense_batch, dense_loss, load_attributes
-from rounds import Batch, Round, conversation, draw_expression, pack, rows_of, target_cells
+from rounds import Batch, Round, conversation, draw_expression, pack, places_of, target_cells
 from tiny_llava import Llava, build_model, go_on, prefix_length, read_images
 from torch import nn
 from torch.nn import functional
@@ -53,8 +53,8 @@ class Rounds(Dataset[tuple[Batch, DenseBatch]]):
         expression = draw_expression(scene, rng)
         wanted = target_cells(expression, cells)
         ids, labels = tokenize(conversation(expression, wanted, rng), self.processor)
-        rows = rows_of([self.texts[token] for token in ids])
-        return Round(ids, labels, rows, wanted)
+        rows, columns = places_of([self.texts[token] for token in ids])
+        return Round(ids, labels, rows, columns, wanted)
 
     def __getitem__(self, step: int) -> tuple[Batch, DenseBatch]:
         rng = np.random.default_rng([self.args.seed, step])
