@@ -45,12 +45,11 @@ def main() -> None:
     copy_model(args.llava, CHECKPOINTS / "tiny-llava-refshapes")
     copy_model(args.sam, CHECKPOINTS / "tiny-sam-refshapes")
     if args.results:
-        splits = json.loads(args.results.read_text(encoding="utf-8"))["splits"]
+        results = json.loads(args.results.read_text(encoding="utf-8"))
+        told = {"measured_with": MEASURED_WITH, "definition": results["definition"]}
+        told |= {split: content["scores"] for split, content in results["splits"].items()}
         settings = SegmentationSettings.load(args.llava)
-        scores = {split: content["scores"] for split, content in splits.items()}
-        dataclasses.replace(settings, scores={"measured_with": MEASURED_WITH, **scores}).save(
-            CHECKPOINTS / "tiny-llava-refshapes"
-        )
+        dataclasses.replace(settings, scores=told).save(CHECKPOINTS / "tiny-llava-refshapes")
 
 
 if __name__ == "__main__":
