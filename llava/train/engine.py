@@ -180,3 +180,15 @@ def choose_engine(model: ModelArguments, run: RunArguments) -> Engine:
         attention,
         {"engine": f"{why} ({place})", "precision": precision, "attention": reason},
     )
+
+
+def start_deepspeed_on_cpu() -> None:
+    """Connect DeepSpeed's processes through gloo before weights are read, which ZeRO-3 splits as they come.
+
+    On a GPU the Trainer does it in time. DeepSpeed's own CPU communication would need a C++ compiler, and a
+    minute at first use.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)

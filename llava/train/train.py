@@ -39,7 +39,7 @@ from llava.train.batch import check_packing, make_collator
 from llava.train.checkpoints import check_agreement, last_whole_checkpoint
 from llava.train.checks import together
 from llava.train.data import TrainingData, load_data
-from llava.train.engine import Engine, choose_engine, pass_samples, run_on_cpu
+from llava.train.engine import Engine, choose_engine, pass_samples, run_on_cpu, start_deepspeed_on_cpu
 from llava.train.fsdp import ShardedTrainer
 from llava.train.lora import parameter_groups, quantization
 from llava.train.preview import Previews, choose_examples
@@ -223,9 +223,9 @@ def train(plan: Plan) -> MaskTextTrainer:
     The trainer comes back; its `stop.stopped` tells which.
     """
     run = plan.arguments.run
-    if run.deepspeed and run_on_cpu(run):
-        _keep_deepspeed_from_compiling()
     args = training_arguments(plan.arguments)
+    if run.deepspeed and run_on_cpu(run):
+        start_deepspeed_on_cpu()
     check_agreement(plan.checkpoint)
     if args.should_save:
         written = {"facts": plan.facts(), "command": new_settings(plan).training["command"]}
@@ -239,13 +239,6 @@ def train(plan: Plan) -> MaskTextTrainer:
             trainer.save_model()
             log.info("saved %s", run.output_dir)
     return trainer
-
-
-def _keep_deepspeed_from_compiling() -> None:
-    """Leave CPU communication to gloo: DeepSpeed's own needs a C++ compiler, and a minute at first use."""
-    import deepspeed.ops
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def main(argv: Sequence[str] | None = None) -> None:
