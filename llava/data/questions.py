@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from llava.constants import IMAGE_TOKEN, SEG_CLOSE, SEG_OPEN
-from llava.data.wording import CLASS_NAME, fill_places, load_wording
+from llava.data.wording import CLASS_NAME, QUESTION, fill_places, load_wording
 
 PLACEHOLDER = CLASS_NAME
 """Where a template takes the referring expression (Text4Seg)."""
@@ -18,6 +18,15 @@ ANSWER_PARTIAL = load_wording().answer_partial
 
 EVAL_QUESTION = "Please segment only the [class_name] in the image."
 """The one fixed question of evaluation and inference, so that a score depends on no draw and no file."""
+
+EVAL_WHOLE_QUESTION = f"{QUESTION} Please respond with a segmentation mask."
+"""The one fixed form of evaluation for a whole question in the words of a dataset."""
+
+EVAL_CLASSES = f"Please segment the image based on the category: {CLASS_NAME}."
+"""The one fixed question of evaluation for a map of classes (Text4Seg), their names joined by `NAMES_BAR`."""
+
+NAMES_BAR = "|"
+"""Between the names of classes in a question (Text4Seg)."""
 
 _TAGS = re.compile(rf"(?:\s*(?:{IMAGE_TOKEN}|{SEG_OPEN}|{SEG_CLOSE})\s*)+", re.IGNORECASE)
 
@@ -63,3 +72,19 @@ def fill(template: str, class_name: str) -> str:
     if not class_name.strip():
         raise ValueError("the expression is empty; name what to segment, for example 'the red car'")
     return fill_places(template, {PLACEHOLDER: class_name})
+
+
+def fill_whole_question(question: str) -> str:
+    """Question of a dataset in the form that evaluation asks it.
+
+    Raises:
+        ValueError: the question is empty.
+
+    Example:
+        >>> fill_whole_question("What can one sit on?")
+        'What can one sit on? Please respond with a segmentation mask.'
+    """
+    words = without_tags(question)
+    if not words:
+        raise ValueError("the question is empty; give one, for example 'What can one sit on?'")
+    return fill_places(EVAL_WHOLE_QUESTION, {QUESTION: words})

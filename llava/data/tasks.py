@@ -21,7 +21,7 @@ from llava.codec import clean_label, mask_answer
 from llava.constants import BACKGROUND
 from llava.data.annotated import CONVERSATION, object_name, part_phrase, unit_name
 from llava.data.mirror import mirror_words
-from llava.data.questions import fill, normalise_expression
+from llava.data.questions import NAMES_BAR, fill, normalise_expression
 from llava.data.view import VANISHED, WITHOUT_PIXEL, View, can_flip, pick, words_of
 from llava.data.wording import CLASS_NAME, OBJECT, PART, QUESTION, fill_places
 
@@ -29,8 +29,8 @@ Item = TypeVar("Item")
 Rounds = list[tuple[str, str]]
 """(question, answer) of each round."""
 
-NAMES_BAR, PARTS_BAR = "|", "| "
-"""Between the names of a question: of classes, of parts (Text4Seg)."""
+PARTS_BAR = "| "
+"""Between the names of parts in a question (Text4Seg)."""
 
 ALL_UNTIL, PARTIAL_UNTIL = 0.1, 0.4
 """Semantic sets ask for everything in 10 % of the rounds, for some classes in 30 %, else for a list."""

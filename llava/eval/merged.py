@@ -12,6 +12,9 @@ from llava.eval.metrics import binarise
 from llava.eval.predictions import Record
 from llava.types import Rle
 
+MERGED = "merged"
+"""Stands in an id where the number of the sentence stood."""
+
 
 def merge_answers(records: Sequence[Record], tie: str) -> list[Record]:
     """One record per target: what the answers to all its sentences say together, by their majority.
@@ -40,7 +43,7 @@ def _merge(answers: Sequence[Record], tie: str) -> Record:
     refined = [one.refined for one in answers if one.refined is not None]
     return replace(
         first,
-        id=first.id.rpartition("|")[0],
+        id=f"{first.id.rpartition('|')[0]}|{MERGED}",
         expression=" / ".join(one.expression for one in answers),
         absent=not binarise(np.array(sum(1 - 2 * one.absent for one in answers)), tie),
         coarse=_majority([one.coarse for one in answers], tie),

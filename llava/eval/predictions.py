@@ -89,8 +89,8 @@ class Record:
 
 
 def split_of(sample_id: str) -> str:
-    """First three parts of a sample id: dataset|split_by|split."""
-    return "|".join(sample_id.split("|")[:3])
+    """All parts of a sample id but the last two, target and words: dataset|split_by|split or dataset|split."""
+    return sample_id.rsplit("|", 2)[0]
 
 
 def rank_path(folder: Path, rank: int) -> Path:
