@@ -1,0 +1,199 @@
+r"""Guesses at what a model will write next, made from what it has written: pure functions of text.
+
+A guess costs one pass through the model however long it is, and is kept as far as the model agrees, so that a
+wrong one changes no answer. Rows of a mask resemble the rows above them: a guessed row repeats the row above,
+each edge between two runs moved on as it last moved. Where the row being written has already left the
+guess, the rest is taken from the same column on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from llava.constants import BACKGROUND, SEG_CLOSE, SEG_OPEN
+
+_RUN = re.compile(r"(.+?) \*([0-9]+)")
+"""A finished run in the spelling of `llava.codec.encode`."""
+
+
+class Run(NamedTuple):
+    """Cells of one label in a row, up to the column `end`."""
+
+    label: str
+    end: int
+
+
+Row = tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What is known before the first token.
+
+    Attributes:
+        grid_hw: rows and columns of the mask.
+        label: what the mask will probably call its region; "" where nothing is known.
+        sentences: sentences that may stand before the mask, line break included.
+    """
+
+    grid_hw: tuple[int, int]
+    label: str = ""
+    sentences: tuple[str, ...] = ()
+
+
+def draft(text: str, hints: Hints, *, rows: int = 1) -> str:
+    r"""Probable continuation of an answer in R-RLE form.
+
+    Args:
+        text: all that the answer has so far; may stop in the middle of a word or a number.
+        hints: what is known of the answer.
+        rows: how many rows to guess, the unfinished one counted.
+
+    Returns:
+        Text to put behind `text`; "" where there is no guess.
+
+    Example:
+        >>> draft("Sure:\n<seg>others *1| dog *2| others *1\n others *1| d", Hints((3, 4), "dog"))
+        'og *2| others *1\n'
+    """
+    before, opened, inside = text.rpartition(SEG_OPEN)
+    if opened and SEG_CLOSE not in inside:
+        return draft_rows(inside, hints.grid_hw, label=hints.label, rows=rows)
+    if opened:
+        return ""
+    for sentence in hints.sentences:
+        whole = sentence + SEG_OPEN
+        if whole.startswith(text):
+            return whole[len(text) :] + draft_rows("", hints.grid_hw, label=hints.label, rows=rows)
+    return ""
+
+
+def draft_rows(text: str, grid_hw: tuple[int, int], *, label: str = "", rows: int = 1) -> str:
+    r"""Probable continuation of a mask text in R-RLE form, its closing tag included.
+
+    Args:
+        text: the mask behind its `<seg>`; may stop in the middle of a word or a number.
+        grid_hw: rows and columns of the mask.
+        label: first name to try for a region that was not named yet.
+        rows: how many rows to guess, the unfinished one counted.
+
+    Returns:
+        Text to put behind `text`; "" where the mask has an unknown spelling or starts a new label.
+    """
+    height, width = grid_hw
+    *lines, tail = text.split("\n")
+    done: list[Row] = []
+    for line in lines:
+        row = read_row(line)
+        if row is None or row[-1].end != width:
+            return ""
+        done.append(row)
+    written = ""
+    for _ in range(rows):
+        if len(done) >= height:
+            break
+        rest = _rest_of_row(tail, done, width, label)
+        if rest is None:
+            return written
+        written += rest + "\n"
+        row = read_row(tail + rest)
+        if row is None:
+            return written
+        done.append(row)
+        tail = ""
+    closed = len(done) >= height
+    # What stands behind the last row can only be the closing tag, or a part of it.
+    return written + SEG_CLOSE[len(tail) :] if closed and SEG_CLOSE.startswith(tail) else written
+
+
+def read_row(line: str) -> Row | None:
+    """Runs of a written row, or of its finished first runs; None where the spelling is another."""
+    row: list[Run] = []
+    end = 0
+    for piece in line.split("|"):
+        match = _RUN.fullmatch(piece.removeprefix(" "))
+        if match is None:
+            return None
+        end += int(match[2])
+        row.append(Run(match[1], end))
+    return tuple(row)
+
+
+def next_row(done: Sequence[Row], width: int) -> Row:
+    """The row that probably follows: the last one, its edges moved on as they last moved."""
+    if not done:
+        return (Run(BACKGROUND, width),)
+    last = done[-1]
+    if len(done) == 1 or [run.label for run in last] != [run.label for run in done[-2]]:
+        return last
+    moved: list[Run] = []
+    start = 0
+    for run, above in zip(last, done[-2], strict=True):
+        end = min(2 * run.end - above.end, width)
+        if end > start:
+            moved.append(Run(run.label, end))
+            start = end
+    return joined(moved, width)
+
+
+def joined(runs: Sequence[Run], width: int) -> Row:
+    """A row in which neighbours differ and the last run reaches the edge."""
+    row = [run for run, after in pairwise(runs) if run.label != after.label]
+    return (*row, Run(runs[-1].label, width))
+
+
+def _rest_of_row(tail: str, done: Sequence[Row], width: int, label: str) -> str | None:
+    """What is missing of the row whose first part is `tail`, without its line break; None: no guess."""
+    *pieces, last = tail.split("|")
+    row = read_row("|".join(pieces)) if pieces else ()
+    if row is None or (row and row[-1].end >= width):
+        return None
+    guess = next_row(done, width)
+    lead = " " if pieces or done else ""
+    known = _known_labels(done, row, label)
+    text = ""
+    while True:
+        start = row[-1].end if row else 0
+        run = _continued(last, lead, _options(guess, row, start, known), start)
+        if run is None or run.end > width:
+            return None
+        text += f"{lead}{run.label} *{run.end - start}"[len(last) :]
+        row = (*row, run)
+        if run.end == width:
+            return text
+        text, last, lead = text + "|", "", " "
+
+
+def _known_labels(done: Sequence[Row], row: Row, label: str) -> list[str]:
+    """Labels in the order in which to try them: the newest first, then the hint and the background."""
+    used = [run.label for one in (*done, row) for run in one]
+    return [*dict.fromkeys(reversed(used)), *([label] if label else []), BACKGROUND]
+
+
+def _options(guess: Row, row: Row, start: int, known: Sequence[str]) -> Iterator[Run]:
+    """Runs that may follow `row` at the column `start`, the most probable one first."""
+    above = [run for run in guess if run.end > start]
+    if row and above[0].label == row[-1].label:
+        # The run before stopped early. It was expected up to here; what follows it comes sooner.
+        above = above[1:] or [
+            Run(next((one for one in known if one != row[-1].label), BACKGROUND), guess[-1].end)
+        ]
+    yield from above
+    for label in known:
+        if not row or label != row[-1].label:
+            yield Run(label, above[0].end)
+
+
+def _continued(last: str, lead: str, options: Iterator[Run], start: int) -> Run | None:
+    """The first option that the written part `last` of a run allows; its count is the written one if there is."""
+    for run in options:
+        name = f"{lead}{run.label} *"
+        if name.startswith(last) or f"{name}{run.end - start}".startswith(last):
+            return run
+        if last.startswith(name) and last[len(name) :].isdigit():
+            return Run(run.label, start + int(last[len(name) :]))
+    return None
