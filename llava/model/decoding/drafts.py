@@ -60,7 +60,7 @@ def draft(text: str, hints: Hints, *, rows: int = 1) -> str:
         >>> draft("Sure:\n<seg>others *1| dog *2| others *1\n others *1| d", Hints((3, 4), "dog"))
         'og *2| others *1\n'
     """
-    before, opened, inside = text.rpartition(SEG_OPEN)
+    _, opened, inside = text.rpartition(SEG_OPEN)
     if opened and SEG_CLOSE not in inside:
         return draft_rows(inside, hints.grid_hw, label=hints.label, rows=rows)
     if opened:
@@ -189,7 +189,7 @@ def _options(guess: Row, row: Row, start: int, known: Sequence[str]) -> Iterator
 
 
 def _continued(last: str, lead: str, options: Iterator[Run], start: int) -> Run | None:
-    """The first option that the written part `last` of a run allows; its count is the written one if there is."""
+    """The first option that the written part `last` of a run allows; a written count stays."""
     for run in options:
         name = f"{lead}{run.label} *"
         if name.startswith(last) or f"{name}{run.end - start}".startswith(last):
