@@ -271,12 +271,17 @@ def test_a_worker_outlasts_the_signals_of_its_group_and_leaves_for_its_parent():
 @pytest.mark.parametrize("deepspeed", [None, "scripts/zero2.json", "scripts/zero3.json"])
 def test_a_signal_to_one_process_stops_all_of_them(data, tiny_llava_folder, tmp_path, deepspeed):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    more = ("--max_steps", "4", "--save_steps", "100", *(("--deepspeed", deepspeed) if deepspeed else ()))
+    more = ("--max_steps", "4", "--save_steps", "100", "--preview_steps", "4", "--preview_samples", "2")
+    more += ("--deepspeed", deepspeed) if deepspeed else ()
     words = command(tiny_llava_folder, data, tmp_path / "out", *more)
     stopped = run_driver(words, step=1, name="SIGUSR1", rank="1", launcher=launcher)
-    assert stopped.stderr.count("exitcode  : 75") >= 1, stopped.stderr
+    # A process that has saved everything may still abort when its interpreter ends under ZeRO-3 on a CPU.
+    ended = "exitcode  : 75" in stopped.stderr or "without an active exception" in stopped.stderr
+    assert ended and stopped.returncode == 1, stopped.stderr
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
     assert last_whole_checkpoint(tmp_path / "out").name == "checkpoint-2"
     again = run_driver([*words, "--resume"], step=-1, name="SIGUSR1", launcher=launcher)
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file(), again.stderr
     assert [line["step"] for line in steps_of(tmp_path / "out")] == [1, 2, 3, 4]
     assert all(len(line["samples"]) == 4 for line in steps_of(tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out" / "previews").iterdir()] == ["step-000004.png"]
