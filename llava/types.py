@@ -42,6 +42,7 @@ class Sample:
         answer: what the dataset says about the target in words, "" where it says nothing.
         ignore: pixels that belong to no decision, neither target nor background; None where there are none.
         category: class names of the targets where the dataset has classes, joined by ", ", else "".
+        classes: (name, mask) of each class, where the sample is a whole map and `mask` their union.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Sample:
     answer: str = ""
     ignore: Rle | None = None
     category: str = ""
+    classes: tuple[tuple[str, Rle], ...] = ()
 
 
 @dataclass(frozen=True)

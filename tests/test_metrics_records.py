@@ -138,7 +138,12 @@ def worded(masks, absent=(False,) * 4):
 def test_merged_answers_keep_what_most_wordings_draw():
     (one,) = merge_answers(worded(WORDINGS[:3]), "background")
     assert np.array_equal(decode_rle(one.coarse), box_mask(2, 0, 4, 4, (4, 8)))
-    assert (one.id, one.split, one.expression, one.refined) == (f"{SPLIT}|7|merged", SPLIT, "w0 / w1 / w2", None)
+    assert (one.id, one.split, one.expression, one.refined) == (
+        f"{SPLIT}|7|merged",
+        SPLIT,
+        "w0 / w1 / w2",
+        None,
+    )
     told = scored(worded(WORDINGS[:3]), [find_definition("lavt:query=merged")])
     assert told["lavt"]["splits"][SPLIT]["coarse"]["samples"] == 3
     assert told["lavt:query=merged"]["splits"][SPLIT]["coarse"] == pytest.approx(

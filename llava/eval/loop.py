@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from llava.data.questions import normalise_expression
+from llava.data.questions import fill_whole_question, normalise_expression
 from llava.data.rle import encode_mask
 from llava.eval.confidence import pack
 from llava.eval.images import load_image, short_path
@@ -22,6 +22,7 @@ from llava.eval.predictions import Record, RecordWriter, merge, rank_files, rank
 from llava.eval.progress import Progress
 from llava.eval.run import RunSettings, check_records, describe_samples, open_run
 from llava.eval.scoring import RunningScores
+from llava.eval.semantic import label_masks, map_regions
 from llava.types import BoolArray, Prediction, Query, Refiner, Sample, Segmenter
 
 POLL_SECONDS = 2.0
@@ -101,15 +102,19 @@ class Evaluation:
         """Records of one batch, scored and timed."""
         images = {path: load_image(path) for path in dict.fromkeys(sample.image_path for sample in batch)}
         _check_sizes(batch, images)
-        queries = [Query([images[one.image_path]], [normalise_expression(one.expression)]) for one in batch]
+        queries = [
+            Query([images[one.image_path]], [normalise_expression(one.expression)], question_of(one))
+            for one in batch
+        ]
         decoding, started = self._decode_seconds(), self.clock()
         predictions = self.segmenter.segment(queries)
         answered, decoding = self.clock(), self._decode_seconds() - decoding
         if len(predictions) != len(batch):
             raise ValueError(f"the segmenter gave {len(predictions)} predictions for {len(batch)} queries")
-        refined = self._refine(batch, images, [one.masks[0, 0] for one in predictions])
+        drawn = [self._drawn(*pair) for pair in zip(batch, predictions, strict=True)]
+        refined = self._refine(batch, images, [list(masks.values()) for masks in drawn])
         refined_at = self.clock()
-        records = [self._record(*parts) for parts in zip(batch, predictions, refined, strict=True)]
+        records = [self._record(*parts) for parts in zip(batch, predictions, drawn, refined, strict=True)]
         for record in records:
             self.running.update(record)
         spent = {
@@ -124,23 +129,43 @@ class Evaluation:
     def _decode_seconds(self) -> float:
         return self.segmenter.decode_seconds if isinstance(self.segmenter, Timed) else 0.0
 
+    def _drawn(self, sample: Sample, prediction: Prediction) -> dict[str, BoolArray]:
+        """Masks to refine by label: the one of an expression, or those of all labels of a map."""
+        if not sample.classes:
+            return {"": prediction.masks[0, 0]}
+        options = self.settings.options
+        known = {name: options[name] for name in ("codec", "upsample") if name in options}
+        return label_masks(prediction.text, sample.size_hw, grid_hw=self.settings.grid_hw, **known)
+
     def _refine(
-        self, batch: Sequence[Sample], images: dict[Path, Image.Image], masks: Sequence[BoolArray]
-    ) -> list[tuple[BoolArray | None, str]]:
-        results: list[tuple[BoolArray | None, str]] = [(None, "")] * len(batch)
+        self, batch: Sequence[Sample], images: dict[Path, Image.Image], masks: Sequence[Sequence[BoolArray]]
+    ) -> list[tuple[list[BoolArray] | None, str]]:
+        """For each sample its refined masks and the first reason to keep a coarse one."""
         if self.refiner is None:
-            return results
+            return [(None, "")] * len(batch)
+        results: list[tuple[list[BoolArray] | None, str]] = [([], "")] * len(batch)
         for path, image in images.items():
             places = [place for place, sample in enumerate(batch) if sample.image_path == path]
-            refined = self.refiner.refine(image, np.stack([masks[place] for place in places]))
-            for place, mask, note in zip(places, refined.masks, refined.notes, strict=True):
-                results[place] = (mask, note)
+            stacked = [mask for place in places for mask in masks[place]]
+            if not stacked:
+                continue
+            refined = self.refiner.refine(image, np.stack(stacked))
+            pairs = zip(refined.masks, refined.notes, strict=True)
+            for place in places:
+                own = [next(pairs) for _ in masks[place]]
+                note = next((note for _, note in own if note), "")
+                results[place] = ([mask for mask, _ in own], note)
         return results
 
     def _record(
-        self, sample: Sample, prediction: Prediction, refined: tuple[BoolArray | None, str]
+        self,
+        sample: Sample,
+        prediction: Prediction,
+        drawn: dict[str, BoolArray],
+        refined: tuple[list[BoolArray] | None, str],
     ) -> Record:
-        mask, note = refined
+        masks, note = refined
+        blank = np.zeros((1, *sample.size_hw), dtype=bool)
         return Record(
             id=sample.id,
             image=short_path(sample.image_path, self.settings.data_root),
@@ -151,7 +176,7 @@ class Evaluation:
             answer=prediction.text,
             absent=bool(prediction.absent[0]),
             coarse=encode_mask(prediction.masks[0, 0]),
-            refined=None if mask is None else encode_mask(mask),
+            refined=None if masks is None else encode_mask(np.any(masks or blank, axis=0)),
             note=note,
             faults=prediction.faults,
             mode=prediction.mode,
@@ -160,8 +185,16 @@ class Evaluation:
             category=sample.category,
             stats=prediction.stats,
             confidence=None if prediction.confidence is None else pack(prediction.confidence[0]),
+            regions=map_regions(sample, drawn, masks),
             run=self.run,
         )
+
+
+def question_of(sample: Sample) -> str | None:
+    """Question of a sample in evaluation's one wording; None where the system words the expression itself."""
+    if sample.classes or not sample.question:
+        return sample.question or None
+    return fill_whole_question(sample.question)
 
 
 def _check_sizes(batch: Sequence[Sample], images: dict[Path, Image.Image]) -> None:

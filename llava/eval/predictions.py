@@ -48,6 +48,8 @@ class Record:
         category: class names of the targets, "" where the data set has none.
         stats: what writing the answer cost, such as "tokens" and "passes"; empty where the system is silent.
         confidence: probability of each label cell to be inside, see `llava.eval.confidence`; None for none.
+        regions: of a map of classes, masks by name: "truth" by class, "coarse" and "refined" by label of the
+            answer; no two masks of one map overlap. Empty for everything else.
         run: `digest` of the settings of the run that the answer belongs to, "" where it is not told.
     """
 
@@ -70,6 +72,7 @@ class Record:
     category: str = ""
     stats: dict[str, int] = field(default_factory=dict)
     confidence: Packed | None = None
+    regions: dict[str, dict[str, Rle]] = field(default_factory=dict)
     run: str = ""
 
     @property
@@ -89,7 +92,7 @@ class Record:
 
 
 def split_of(sample_id: str) -> str:
-    """All parts of a sample id but the last two, target and words: dataset|split_by|split or dataset|split."""
+    """A sample id without its last two parts, target and words: dataset|split_by|split or dataset|split."""
     return sample_id.rsplit("|", 2)[0]
 
 

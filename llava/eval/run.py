@@ -102,10 +102,11 @@ def code_version() -> str:
 
 
 def describe_samples(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Number of samples and a digest that changes when one of them, its words, mask or boxes change."""
+    """Number of samples and a digest that changes when one of them, its words, masks or boxes change."""
     digest = hashlib.sha256()
     for sample in samples:
         told = [sample.id, sample.expression, sample.mask, sample.no_target, sample.ignore, sample.boxes_xyxy]
+        told += [sample.question, sample.classes]
         digest.update(json.dumps(told).encode())
     return {"count": len(samples), "digest": digest.hexdigest()[:16]}
 
