@@ -151,7 +151,7 @@ def check_packing(config: Any, attention: str) -> None:  # noqa: ANN401
 
 
 def make_collator(
-    pad_id: int, *, packing: bool, row_tokens: int, attention: str
+    pad_id: int, *, packing: bool, row_tokens: int | None, attention: str
 ) -> Collator | PackedCollator:
     """How batches are put together.
 
