@@ -12,19 +12,16 @@ from PIL import Image
 from llava.eval.loop import evaluate
 from llava.eval.page import render, text_table
 from llava.eval.predictions import PREDICTIONS_FILE, read_records
-from llava.eval.report import (
-    MISSING_IMAGE,
-    REPORT_FILE,
-    RESULTS_FILE,
-    choose_random,
-    choose_worst,
-    main,
-    make_card,
-    open_or_grey,
-    write_report,
-)
+from llava.eval.report import REPORT_FILE, RESULTS_FILE, main, write_report
 from llava.eval.run import RUN_FILE
 from llava.eval.scoring import STEPS, mean_over_splits, percent, score_record, score_records
+from llava.eval.sheets import (
+    MISSING_IMAGE,
+    choose_random,
+    choose_worst,
+    make_card,
+    open_or_grey,
+)
 
 
 @pytest.fixture
@@ -145,8 +142,8 @@ def test_the_page_needs_no_other_file(run):
     assert "url(" not in page
     assert "<script" not in page
     pictures = [Image.open(io.BytesIO(data)) for data in embedded(run)]
-    assert [picture.format for picture in pictures] == ["PNG", "PNG"]
-    assert embedded(run) == [(run / name).read_bytes() for name in ("random.png", "worst.png")]
+    assert [picture.format for picture in pictures] == ["PNG"] * 3
+    assert embedded(run) == [(run / f"{name}.png").read_bytes() for name in ("random", "worst", "faults")]
 
 
 def test_the_page_shows_the_numbers_of_the_results(run):
@@ -173,27 +170,28 @@ def test_model_text_cannot_break_the_page(run):
 
 def test_random_answers_are_seeded_and_in_order(run):
     records = read_records(run / PREDICTIONS_FILE)
-    assert choose_random(records, 1) == choose_random(records, 1) == sorted(choose_random(records, 1))
-    assert len(set(choose_random(records, 1))) == 8
-    assert any(choose_random(records, 1) != choose_random(records, seed) for seed in range(5))
-    assert choose_random(records[:3], 1) == [0, 1, 2]
+    first = choose_random(records, 1, 8)
+    assert first == choose_random(records, 1, 8) == sorted(first)
+    assert len(set(first)) == 8
+    assert any(first != choose_random(records, seed, 8) for seed in range(5))
+    assert choose_random(records[:3], 1, 8) == [0, 1, 2]
 
 
 def test_the_worst_answers_come_first(tmp_path):
     run = finished_run(tmp_path, None)
     records = read_records(run / PREDICTIONS_FILE)
     overlaps = score_records(records, SETTINGS)
-    worst = choose_worst(overlaps, 0)
+    worst = choose_worst(overlaps, 0, 8)
     assert sorted(worst) == [0, 1, 2, 3, 8, 9, 10, 11]
-    assert worst == choose_worst(overlaps, 0)
+    assert worst == choose_worst(overlaps, 0, 8)
     overlaps[5] = score_record(replace(records[5], absent=False), (6, 8))
-    assert choose_worst(overlaps, 0)[0] == 5
+    assert choose_worst(overlaps, 0, 8)[0] == 5
 
 
 def test_the_worst_answers_are_judged_after_refinement(run):
     records = read_records(run / PREDICTIONS_FILE)
     records[2] = replace(records[2], refined=records[7].refined)
-    assert choose_worst(score_records(records, SETTINGS), 0)[0] == 2
+    assert choose_worst(score_records(records, SETTINGS), 0, 8)[0] == 2
 
 
 def test_a_card_captions_each_stage_with_its_iou(run):

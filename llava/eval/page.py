@@ -8,6 +8,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from llava.eval.definitions import METRICS
+from llava.eval.page_tables import (
+    block,
+    breakdown_blocks,
+    cost_blocks,
+    published_tables,
+    refinement_block,
+    row,
+    table,
+)
 from llava.eval.predictions import Record
 from llava.eval.scoring import STAGES, percent
 from llava.pictures import COARSE, REFINED, TRUTH, Colour
@@ -29,6 +38,7 @@ body {{ margin: 0 auto; max-width: 1840px; padding: 20px 28px 48px; color: #0f17
   font: 15px/1.45 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }}
 h1 {{ font-size: 22px; margin: 0 0 2px; }}
 h2 {{ font-size: 16px; margin: 26px 0 8px; }}
+h3 {{ font-size: 14px; margin: 14px 0 6px; }}
 p {{ margin: 4px 0; color: #475569; }}
 .tables {{ display: flex; flex-wrap: wrap; gap: 20px; align-items: flex-start; }}
 .scroll {{ overflow-x: auto; }}
@@ -43,6 +53,9 @@ td.main {{ font-weight: 700; }}
 .mark.truth {{ background: var(--truth); }}
 .mark.coarse {{ background: var(--coarse); }}
 .mark.refined {{ background: var(--refined); }}
+.bar {{ display: inline-flex; width: 140px; height: 10px; background: #e2e8f0; vertical-align: middle; }}
+.bar .helped {{ background: var(--truth); }}
+.bar .hurt {{ background: #dc2626; }}
 img {{ max-width: 100%; height: auto; display: block; border: 1px solid #cbd5e1; }}
 details {{ margin-top: 18px; }}
 pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #fff; border: 1px solid #cbd5e1;
@@ -67,27 +80,35 @@ def render(results: dict[str, Any], sheets: Sequence[tuple[str, bytes]], invalid
         invalid: records with faults, of which the first few are shown.
     """
     title = f"Segmentation scores of {results['checkpoint'].rstrip('/').rsplit('/', 1)[-1]}"
+    published = "".join(f'<div class="scroll">{one}</div>' for one in published_tables(results))
     parts = [
-        f"<h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(_facts(results))}</p>",
         "<h2>Scores</h2>",
         f'<div class="scroll">{_score_table(results, results["shown"])}</div>',
         f"<p>{NOTE}</p>",
         f"<details><summary>Under every definition</summary>{_definitions(results)}</details>",
+        f"<h2>Published numbers</h2>{published}" if published else "",
         '<div class="tables">',
-        f"<div><h2>Answers</h2>{_count_table(results)}</div>",
-        *_group_tables(results),
-        f"<div><h2>Seconds</h2>{_seconds_table(results)}</div>",
+        block("Answers", _count_table(results)),
+        *refinement_block(results),
+        *breakdown_blocks(results),
+        *cost_blocks(results),
         "</div>",
-        *(f"<h2>{html.escape(heading)}</h2>{_picture(picture, heading)}" for heading, picture in sheets),
+        *(f"<h2>{html.escape(heading)}</h2>{embed(png, heading)}" for heading, png in sheets),
         *_invalid_answers(invalid),
         f"<details><summary>Settings</summary>{_settings(results)}</details>",
     ]
+    return document(title, parts)
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """HTML of a page that needs no other file, from a title and the HTML of its parts."""
+    name = html.escape(title)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
+        f"<title>{name}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{name}</h1>\n"
+        + "\n".join(part for part in parts if part)
         + "\n</body>\n</html>\n"
     )
 
@@ -139,11 +160,6 @@ def _facts(results: dict[str, Any]) -> str:
     return " · ".join(facts)
 
 
-def _table(header: Sequence[str], rows: Iterable[str]) -> str:
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
 def _stage_cell(stage: str) -> str:
     return f'<td class="left"><span class="mark {stage}"></span>{stage}</td>'
 
@@ -165,7 +181,7 @@ def _score_table(
             f'<td class="left">{html.escape(definition)}</td>'
         )
         rows.append(f"<tr{' class=first' if first else ''}>{names}{values}</tr>")
-    return _table(["split", "stage", "definition", *columns], rows)
+    return table(["split", "stage", "definition", *columns], rows)
 
 
 def _definitions(results: dict[str, Any]) -> str:
@@ -174,12 +190,9 @@ def _definitions(results: dict[str, Any]) -> str:
     for name, content in results["definitions"].items():
         rules = {**content["rules"], "reports": ", ".join(content["rules"]["reports"])}
         told = "; ".join(f"{key} {value}" for key, value in rules.items() if key not in ("name", "source"))
-        cells = "".join(
-            f'<td class="left">{html.escape(cell)}</td>' for cell in (name, rules["source"], told)
-        )
-        rows.append(f"<tr>{cells}</tr>")
+        rows.append(row([name, rules["source"], told], left=3))
     scores = _score_table(results, list(results["definitions"]), main=())
-    tables = scores, _table(["definition", "source", "rules"], rows)
+    tables = scores, table(["definition", "source", "rules"], rows)
     return "".join(f'<div class="scroll">{table}</div>' for table in tables)
 
 
@@ -192,36 +205,12 @@ def _count_table(results: dict[str, Any]) -> str:
         shown = [str(counts[name]) for name in names]
         shown[2] += f" ({percent(counts['invalid'] / counts['samples'])} %)"
         kept = ", ".join(f"{number} × {note}" for note, number in counts["kept_coarse"].items()) or "–"
-        values = "".join(f"<td>{html.escape(cell)}</td>" for cell in [*shown, kept])
-        rows.append(f"<tr><td>{html.escape(split)}</td>{values}</tr>")
-    return _table(header, rows)
+        rows.append(row([split, *shown, kept]))
+    return table(header, rows)
 
 
-def _group_tables(results: dict[str, Any]) -> Iterable[str]:
-    for split, content in results["splits"].items():
-        rows = []
-        for group, stages in content["groups"].items():
-            values = [str(stages["coarse"]["samples"])]
-            for stage in STAGES[1:]:
-                values += [percent(stages.get(stage, {}).get(name)) for name in ("cIoU", "gIoU")]
-            cells = "".join(f"<td>{value}</td>" for value in values)
-            rows.append(f"<tr><td>{html.escape(group)}</td>{cells}</tr>")
-        if rows:
-            header = ["kind", "samples", "coarse cIoU", "gIoU", "refined cIoU", "gIoU"]
-            heading = html.escape(f"By kind of expression, {results['definition']}: {split}")
-            yield f"<div><h2>{heading}</h2>{_table(header, rows)}</div>"
-
-
-def _seconds_table(results: dict[str, Any]) -> str:
-    seconds, samples = results["seconds"], results["counts"]["samples"]
-    rows = [
-        f"<tr><td>{step}</td><td>{spent:.1f}</td><td>{spent / samples:.3f}</td></tr>"
-        for step, spent in seconds.items()
-    ]
-    return _table(["step", "all", "per answer"], rows)
-
-
-def _picture(png: bytes, heading: str) -> str:
+def embed(png: bytes, heading: str) -> str:
+    """HTML of a picture inside the page."""
     source = base64.b64encode(png).decode("ascii")
     return f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{source}">'
 
@@ -238,8 +227,5 @@ def _invalid_answers(records: Sequence[Record]) -> Iterable[str]:
 
 
 def _settings(results: dict[str, Any]) -> str:
-    rows = [
-        f'<tr><td>{html.escape(name)}</td><td class="left">{html.escape(str(value))}</td></tr>'
-        for name, value in results["settings"].items()
-    ]
-    return _table(["setting", "value"], rows)
+    rows = (row([name, str(value)], left=2) for name, value in results["settings"].items())
+    return table(["setting", "value"], rows)

@@ -5,43 +5,36 @@ Rescore a run, without model or GPU, in seconds:
     python -m llava.eval.report results/tiny-llava-refshapes
     python -m llava.eval.report results/tiny-llava-refshapes --definition gsva --definition rela:side=480
 
-Writes `results.json`, `random.png`, `worst.png` and the self-contained `report.html` into the run folder. The
-results hold the scores under every definition of `llava.eval.definitions`; --definition chooses which of them
-the tables show, and adds one with changed options. The pictures need the image files of the data set; where
-they have moved, name their root with --data-root.
+Writes `results.json`, the self-contained `report.html` and its sheets (`random.png`, `worst.png`, `hurt.png`,
+`faults.png`) into the run folder. The results hold the scores under every definition of
+`llava.eval.definitions`; --definition chooses which of them the tables show, and adds one with changed
+options. The pictures need the image files of the data set; where they have moved, name their root with
+--data-root.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from llava.data.rle import decode_rle
+from llava.eval.breakdown import break_down, costs, refinement
 from llava.eval.definitions import DEFINITIONS, MAIN, OPTIONS, Definition, find_definition
-from llava.eval.images import load_image
-from llava.eval.metrics import Overlap
 from llava.eval.page import render, text_table
 from llava.eval.predictions import PREDICTIONS_FILE, Record, read_records, read_run
 from llava.eval.run import RunSettings, check_records, read_settings
-from llava.eval.scoring import StageOverlaps, percent, score_records, summarise
-from llava.files import atomic_path, write_text_atomic
-from llava.pictures import COARSE, REFINED, SOFT_INK, TRUTH, Card, Panel, sheet
+from llava.eval.scoring import score_records, summarise
+from llava.eval.sheets import draw_sheets
+from llava.files import write_text_atomic
 
 RESULTS_FILE = "results.json"
 REPORT_FILE = "report.html"
 SHEET_CARDS = 8
 """Answers per sheet: two columns of four fill one screen."""
-
-MISSING_IMAGE = (148, 163, 184)
-"""Grey that stands for an image file that is not there."""
 
 
 def write_report(
@@ -71,19 +64,23 @@ def write_report(
     records = finished_records(folder, settings) if records is None else records
     overlaps = score_records(records, settings)
     plain: dict[str, Any] = {**asdict(settings), "data_root": data_root or settings.data_root}
-    text = json.dumps({**summarise(records, overlaps, settings, shown), "settings": plain}, indent=1)
+    parts = {
+        "breakdown": break_down(records, overlaps),
+        "refinement": refinement(records, overlaps),
+        "costs": costs(records),
+    }
+    told = {**summarise(records, overlaps, settings, shown), **parts, "settings": plain}
+    text = json.dumps(told, indent=1)
     write_text_atomic(folder / RESULTS_FILE, text + "\n")
     results: dict[str, Any] = json.loads(text)
-    sheets = []
-    for name, heading, chosen in (
-        ("random", "Random answers", choose_random(records, settings.seed, SHEET_CARDS)),
-        ("worst", "Worst answers", choose_worst(overlaps, settings.seed, SHEET_CARDS)),
-    ):
-        cards = [make_card(records[one], overlaps[one], plain["data_root"]) for one in chosen]
-        with atomic_path(folder / f"{name}.png") as path:
-            sheet(cards).save(path)
-        png = (folder / f"{name}.png").read_bytes()
-        sheets.append((f"{heading} ({len(cards)} of {len(records)})", png))
+    sheets = draw_sheets(
+        folder,
+        records,
+        overlaps,
+        data_root=plain["data_root"],
+        seed=settings.seed,
+        number=SHEET_CARDS,
+    )
     invalid = [record for record in records if record.faults]
     write_text_atomic(folder / REPORT_FILE, render(results, sheets, invalid))
     return results
@@ -111,51 +108,6 @@ def finished_records(folder: Path, settings: RunSettings) -> list[Record]:
         )
     check_records(folder, records, settings)
     return records
-
-
-def choose_random(records: Sequence[Record], seed: int, number: int = SHEET_CARDS) -> list[int]:
-    """Places of a seeded random choice of records, in order."""
-    return sorted(random.Random(seed).sample(range(len(records)), min(number, len(records))))
-
-
-def choose_worst(overlaps: Sequence[StageOverlaps], seed: int, number: int = SHEET_CARDS) -> list[int]:
-    """Places of the lowest IoU at the last stage, worst first; equals in seeded random order."""
-    draw = random.Random(seed)
-    ranked = sorted((_last(stages).iou, draw.random(), place) for place, stages in enumerate(overlaps))
-    return [place for _, _, place in ranked[:number]]
-
-
-def _last(stages: StageOverlaps) -> Overlap:
-    return stages["refined"] if "refined" in stages else stages["coarse"]
-
-
-def make_card(record: Record, stages: StageOverlaps, data_root: str) -> Card:
-    """Image, truth, coarse and refined mask of one answer, with the IoU of each."""
-    image = open_or_grey(record, data_root)
-    truth = "truth: no target" if record.no_target else "truth"
-    panels = [
-        Panel(image, record.group or "image", colour=SOFT_INK),
-        Panel(image, truth, decode_rle(record.truth), TRUTH),
-        Panel(image, _caption("coarse", record, stages), decode_rle(record.coarse), COARSE),
-    ]
-    if record.refined is not None:
-        panels.append(Panel(image, _caption("refined", record, stages), decode_rle(record.refined), REFINED))
-    return Card(record.expression, tuple(panels))
-
-
-def _caption(stage: str, record: Record, stages: StageOverlaps) -> str:
-    answer = "no target" if record.absent else f"{stage}"
-    return f"{answer}: IoU {percent(stages[stage].iou)}"
-
-
-def open_or_grey(record: Record, data_root: str) -> Image.Image:
-    """Image of a record, or a grey one of the same size when its file is not there or damaged."""
-    height, width = record.truth["size"]
-    try:
-        image = load_image(Path(data_root) / record.image)
-    except (FileNotFoundError, ValueError):
-        return Image.new("RGB", (width, height), MISSING_IMAGE)
-    return image
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -192,8 +192,7 @@ def under_definitions(
     told: dict[str, Any] = {}
     for rules in {rules.name: rules for rules in (*DEFINITIONS.values(), *shown)}.values():
         if rules.protocol not in counted:
-            answers = merge_answers(records, rules.tie) if rules.query == "merged" else records
-            counted[rules.protocol] = answers, score_records(answers, settings, side=rules.side)
+            counted[rules.protocol] = count_under(records, settings, rules)
         by_split: dict[str, list[StageOverlaps]] = {}
         for record, stages in zip(*counted[rules.protocol], strict=True):
             by_split.setdefault(record.split, []).append(stages)
@@ -204,6 +203,14 @@ def under_definitions(
             "mean": mean_over_splits({split: {"scores": stages} for split, stages in scores.items()}),
         }
     return told
+
+
+def count_under(
+    records: Sequence[Record], settings: RunSettings, rules: Definition
+) -> tuple[Sequence[Record], list[StageOverlaps]]:
+    """Answers as a definition takes them, sentence by sentence or merged, and the counts of each."""
+    answers = merge_answers(records, rules.tie) if rules.query == "merged" else records
+    return answers, score_records(answers, settings, side=rules.side)
 
 
 def mean_over_splits(splits: dict[str, Any]) -> dict[str, Any]:
