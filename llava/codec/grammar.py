@@ -7,9 +7,12 @@ writes with its labels follows it.
 
 from __future__ import annotations
 
+import argparse
+import re
+import sys
 from collections.abc import Callable, Sequence
 
-from llava.codec.grid import check_sides
+from llava.codec.grid import check_sides, parse_grid
 from llava.codec.labels import clean_label
 from llava.codec.rules import (
     Alt,
@@ -27,6 +30,7 @@ from llava.codec.rules import (
 )
 from llava.codec.runs import check_codec
 from llava.constants import BACKGROUND, SEG_CLOSE, SEG_OPEN
+from llava.settings import CODECS
 
 FORMATS: dict[str, Callable[[Grammar], str]] = {
     "gbnf": to_gbnf,
@@ -39,11 +43,18 @@ FORMATS: dict[str, Callable[[Grammar], str]] = {
 LABEL_UNITS = 200
 """Letters of a free label, spaces between words not counted: the longest that `clean_label` writes fits."""
 
-UNLIKE_PAIRS = 20_000
-"""Most rules spent on forbidding equal neighbours, in pairs of labels times cells."""
+UNLIKE_PAIRS = 4_000
+"""Most options spent on forbidding equal neighbours, pairs of labels times cells: it allows 16 labels at 16
+cells and 8 at 64, and keeps a grammar below 300 kB."""
+
+MOST_CELLS = 1024
+"""Most cells that the runs of one line fill. llguidance 1.9.1 reads 1024 and overflows its stack at 4096."""
 
 _BLANKS = "\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 """Whatever `str.split` takes for a space, and control characters."""
+
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters and halves of a UTF-16 pair."""
 
 
 def mask_grammar(grid_hw: tuple[int, int], labels: Sequence[str] | None, *, codec: str = "rrle") -> Grammar:
@@ -111,14 +122,17 @@ def _mask_rules(grid_hw: tuple[int, int], labels: Sequence[str] | None, codec: s
         rules["mask"] = _lines(Ref("label"), "| ", rows * columns)
         return rules
     cells = columns if codec == "rrle" else rows * columns
-    if names is None or len(names) * (len(names) - 1) * cells > UNLIKE_PAIRS:
-        rules = _label_rule(names, " *")
-        starts = _run_rules(rules, [Ref("label")], [[0]], cells)
+    if cells > MOST_CELLS:
+        raise ValueError(
+            f"grid_hw {tuple(grid_hw)} in {codec}: runs over {cells} cells, at most {MOST_CELLS} make a "
+            "grammar that engines can read; take rrle, where runs end with their row"
+        )
+    if names == [BACKGROUND]:
+        rules = {"row": Text(f"{BACKGROUND} *{cells}")}
+    elif names is None or len(names) * (len(names) - 1) * cells > UNLIKE_PAIRS:
+        rules = _label_rule(names, " *") | _Runs([Ref("label")], alike=True, cells=cells).rules()
     else:
-        rules = {}
-        follow = [[other for other in range(len(names)) if other != index] for index in range(len(names))]
-        starts = _run_rules(rules, [Text(f"{name} *") for name in names], follow, cells)
-    rules["row"] = starts
+        rules = _Runs([Text(f"{name} *") for name in names], alike=False, cells=cells).rules()
     rules["mask"] = seq(_lines(Ref("row"), "\n ", rows), Text("\n")) if codec == "rrle" else Ref("row")
     return rules
 
@@ -127,7 +141,14 @@ def _names(labels: Sequence[str]) -> list[str]:
     """Different labels of a mask, "others" first."""
     if isinstance(labels, str):
         raise ValueError(f"labels {labels!r}: needed is a list of labels, here [{labels!r}]")
-    return list(dict.fromkeys([BACKGROUND, *(clean_label(name) for name in labels if name != BACKGROUND)]))
+    names = dict.fromkeys([BACKGROUND, *(clean_label(name) for name in labels if name != BACKGROUND)])
+    for name in names:
+        if _UNWRITABLE.search(name):
+            raise ValueError(
+                f"label {name!r}: holds a character that no notation of grammars can write; take it out, or "
+                "leave the labels free"
+            )
+    return list(names)
 
 
 def _label_rule(names: Sequence[str] | None, end: str) -> dict[str, Expr]:
@@ -145,54 +166,87 @@ def _lines(part: Expr, separator: str, count: int) -> Expr:
     return seq(part, Repeat(seq(Text(separator), part), more, more)) if more else part
 
 
-def _run_rules(
-    rules: dict[str, Expr], leads: Sequence[Expr], follow: Sequence[Sequence[int]], cells: int
-) -> Expr:
-    """Add the rules of runs that fill some cells.
+class _Runs:
+    """Rules of runs that fill some cells.
 
-    The rule `run1x7` is a run of label 1 with what follows it, where 7 cells are left. Counts are read digit
-    by digit, so that the rules grow with the cells and not with their square: `digits1x1x7` expects one more
-    digit where 7 cells are left by the digits before.
+    The rule `run1x7` is a run of label 1 with all that follows it, where 7 cells are left; `next1x7` is what
+    may follow a run of label 1 there. Counts are written digit by digit, so that the rules grow with the
+    cells and not with their square: `digits2x1x7` takes two more digits of a count of label 1, where the
+    digits before leave 7 cells.
 
     Args:
-        rules: takes the rules, each after those that it uses.
         leads: what stands before each label's count.
-        follow: labels that may follow each label.
-        cells: number of cells.
-
-    Returns:
-        All the runs of `cells` cells.
+        alike: whether a run may follow one of its own label.
+        cells: number of cells to fill.
     """
 
-    def rest(label: int, left: int, places: int) -> list[Expr]:
-        """What follows a digit: nothing possible, or one expression."""
-        if places:
-            return [Ref(f"digits{places}x{label}x{left}")]
-        if not left:
-            return [Text("")]
-        options = [Ref(f"run{other}x{left}") for other in follow[label]]
-        if len(options) > 1:
-            return [seq(Text("| "), Ref(f"next{label}x{left}"))]
-        return [seq(Text("| "), option) for option in options]
+    def __init__(self, leads: Sequence[Expr], *, alike: bool, cells: int) -> None:
+        self.leads, self.cells = leads, cells
+        everyone = range(len(leads))
+        self.follow = [[other for other in everyone if alike or other != label] for label in everyone]
+        self.longer = range(1, len(str(cells)))
 
-    def digits(label: int, left: int, places: int, lowest: int) -> list[Expr]:
-        """Digits of a count at a decimal place, from `lowest`, with what follows each."""
-        return [
-            seq(Text(str(digit)), expr)
-            for digit in range(lowest, min(9, left // 10**places) + 1)
-            for expr in rest(label, left - digit * 10**places, places)
+    def rules(self) -> dict[str, Expr]:
+        """All rules, each after those that it uses; the last one, "row", fills the cells."""
+        rules: dict[str, Expr] = {}
+        for left in range(self.cells + 1):
+            for label in range(len(self.leads) if left else 0):
+                rules[f"run{label}x{left}"] = self._run(label, left)
+            for label, followers in enumerate(self.follow):
+                if 0 < left < self.cells and len(followers) > 1:
+                    rules[f"next{label}x{left}"] = alt(*[Ref(f"run{other}x{left}") for other in followers])
+                for places in self.longer:
+                    if left + 10**places <= self.cells:
+                        rules[f"digits{places}x{label}x{left}"] = self._digits(label, left, places, 0)
+        rules["row"] = alt(*[Ref(f"run{label}x{self.cells}") for label in range(len(self.leads))])
+        return rules
+
+    def _run(self, label: int, left: int) -> Expr:
+        counts = [self._digits(label, left, places, 1) for places in range(1, len(str(left)) + 1)]
+        flat = [
+            option for count in counts for option in (count.options if isinstance(count, Alt) else [count])
         ]
+        return seq(self.leads[label], alt(*flat))
 
-    highest = len(str(cells)) - 1
-    for left in range(cells + 1):
-        for label, lead in enumerate(leads):
-            for places in range(1, highest + 1):
-                if left + 10**places <= cells:
-                    rules[f"digits{places}x{label}x{left}"] = alt(*digits(label, left, places - 1, 0))
-            if left:
-                counts = [expr for places in range(highest + 1) for expr in digits(label, left, places, 1)]
-                rules[f"run{label}x{left}"] = seq(lead, alt(*counts))
-        for label, others in enumerate(follow):
-            if 0 < left < cells and len(others) > 1:
-                rules[f"next{label}x{left}"] = alt(*[Ref(f"run{other}x{left}") for other in others])
-    return alt(*[Ref(f"run{label}x{cells}") for label in range(len(leads))])
+    def _digits(self, label: int, left: int, places: int, lowest: int) -> Expr:
+        """The last `places` digits of a count, the first of them from `lowest`, with all that follows."""
+        worth = 10 ** (places - 1)
+        digits = range(lowest, min(9, left // worth) + 1)
+        return alt(
+            *[seq(Text(str(digit)), self._rest(label, left - digit * worth, places - 1)) for digit in digits]
+        )
+
+    def _rest(self, label: int, left: int, places: int) -> Expr:
+        """What follows a digit."""
+        if places:
+            return Ref(f"digits{places}x{label}x{left}")
+        if not left:
+            return Text("")
+        followers = self.follow[label]
+        following = Ref(f"next{label}x{left}") if len(followers) > 1 else Ref(f"run{followers[0]}x{left}")
+        return seq(Text("| "), following)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the grammar that a command line asks for."""
+    parser = argparse.ArgumentParser(
+        description="Print the grammar of answers with masks.", allow_abbrev=False
+    )
+    parser.add_argument("--grid", default="16", help="cells: 16, or rows x columns: 12x16 (default: 16)")
+    parser.add_argument(
+        "--labels", nargs="*", help='labels beside "others"; without this option any words may be labels'
+    )
+    parser.add_argument("--codec", choices=CODECS, default="rrle", help="form of the mask (default: rrle)")
+    parser.add_argument("--format", choices=tuple(FORMATS), default="gbnf", help="notation (default: gbnf)")
+    parser.add_argument("--mask", action="store_true", help="one mask between its tags, without words around")
+    options = parser.parse_args(arguments)
+    build = mask_grammar if options.mask else answer_grammar
+    try:
+        text = FORMATS[options.format](build(parse_grid(options.grid), options.labels, codec=options.codec))
+    except ValueError as error:
+        parser.error(str(error))
+    sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+if __name__ == "__main__":
+    main()

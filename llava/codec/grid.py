@@ -113,6 +113,14 @@ def grid_to_mask(grid: NDArray[Any], size_hw: tuple[int, int], *, method: str = 
     return down @ cells @ across.T > 2 * sides[0] * sides[1]
 
 
+def parse_grid(text: str) -> tuple[int, int]:
+    """(rows, columns) of "16" or "12x16"."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
+        raise ValueError(f"--grid {text!r}: write one side, 16, or rows x columns, 12x16")
+    return int(sides[0]), int(sides[-1])
+
+
 def check_sides(sides: tuple[int, ...], name: str) -> tuple[int, int]:
     """The two sides of a grid or an array, both at least 1, or a ValueError that names them."""
     if len(sides) != 2 or min(sides) < 1:

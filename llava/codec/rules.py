@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 REGEX_LIMIT = 200_000
@@ -69,7 +69,7 @@ class Grammar:
         terminals: rules without references that a lexer must read as one piece.
     """
 
-    rules: Mapping[str, Expr]
+    rules: dict[str, Expr]
     terminals: frozenset[str] = frozenset()
 
 
@@ -174,7 +174,7 @@ def _write(rule: Expr, notation: _Notation, level: int) -> str:
         grouped = level == 2 and notation.space == "" and len(rule.text) > 1
         return f"{notation.group}{text})" if grouped else text
     if isinstance(rule, NoneOf):
-        return notation.none_of.format("".join(map(_escaped, rule.spans)))
+        return notation.none_of.format("".join(map(_bracket, rule.spans)))
     if isinstance(rule, Ref):
         return notation.ref(rule.name)
     if isinstance(rule, Repeat):
@@ -188,28 +188,26 @@ def _write(rule: Expr, notation: _Notation, level: int) -> str:
 
 
 def _times(low: int, high: int | None) -> str:
-    short = {(0, 1): "?", (0, None): "*", (1, None): "+"}
+    short = {(1, 1): "", (0, 1): "?", (0, None): "*", (1, None): "+"}
     if (low, high) in short:
         return short[low, high]
     return f"{{{low}}}" if low == high else f"{{{low},{'' if high is None else high}}}"
 
 
-def _escaped(char: str) -> str:
-    """A character as every notation reads it in a text or between brackets."""
+def _bracket(char: str) -> str:
+    """A character between brackets; what does not print is written by its number."""
     code = ord(char)
-    if char in _NAMED:
-        return _NAMED[char]
-    if code < 0x20 or 0x7F <= code <= 0xA0:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF and not char.isprintable() else char
+    if char.isascii() and char.isprintable():
+        return char
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"
 
 
 def _quoted(text: str) -> str:
-    return '"' + "".join(map(_escaped, text)).replace('"', '\\"') + '"'
+    return '"' + "".join(_NAMED.get(char, char) for char in text).replace('"', '\\"') + '"'
 
 
 def _regex_text(text: str) -> str:
-    return "".join(f"\\{char}" if char in _REGEX_MARKS else _escaped(char) for char in text)
+    return "".join(f"\\{char}" if char in _REGEX_MARKS else _NAMED.get(char, char) for char in text)
 
 
 _REGEX = _Notation(_regex_text, "[^{}]", str, space="", group="(?:")

@@ -13,6 +13,7 @@ import torch
 from transformers.trainer_utils import SchedulerType
 from transformers.utils import is_flash_attn_2_available
 
+from llava.codec.grid import parse_grid
 from llava.data.prompt import PROMPTS
 from llava.data.store import is_store
 from llava.model.weights import ATTENTIONS
@@ -90,14 +91,6 @@ def _outside(name: str, value: float | None, low: float, high: float = float("in
         return []
     limit = f"at least {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
     return [f"--{name} {value:g}: must be {limit}"]
-
-
-def parse_grid(text: str) -> tuple[int, int]:
-    """(rows, columns) of "16" or "12x16"."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
-        raise ValueError(f"--grid {text!r}: write one side, 16, or rows x columns, 12x16")
-    return int(sides[0]), int(sides[-1])
 
 
 def model_problems(model: ModelArguments) -> list[str]:
