@@ -40,6 +40,9 @@ CHECKPOINTING=${CHECKPOINTING:-True}              # less memory, a third more ti
 SAVE_STEPS=${SAVE_STEPS:-1000}
 WORKERS=${WORKERS:-4}
 REPORT_TO=${REPORT_TO:-none}                      # none, tensorboard, wandb
+PREVIEW_STEPS=${PREVIEW_STEPS:-0}                 # steps between two sheets of answers; 0: none
+PREVIEW_SAMPLES=${PREVIEW_SAMPLES:-4}             # records on a sheet
+PREVIEW_DATA=${PREVIEW_DATA:-}                    # record file they come from; empty: the training data
 SEED=${SEED:-42}
 if command -v nvidia-smi > /dev/null && nvidia-smi -L > /dev/null 2>&1; then
   gpus=$(nvidia-smi -L | wc -l)
@@ -74,6 +77,7 @@ flags=(
   --gradient_checkpointing "$CHECKPOINTING"
   --save_steps "$SAVE_STEPS" --save_total_limit 1 --logging_steps 1
   --dataloader_num_workers "$WORKERS" --report_to "$REPORT_TO" --seed "$SEED"
+  --preview_steps "$PREVIEW_STEPS" --preview_samples "$PREVIEW_SAMPLES"
 )
 read -r -a data <<< "$DATA"
 flags+=(--data_path "${data[@]}")
@@ -85,6 +89,7 @@ if [ "$FSDP" != False ]; then flags+=(--fsdp "$FSDP"); fi
 if [ "$GLOBAL_BATCH" = auto ]; then
   GLOBAL_BATCH=$([ "$gpus" -gt 0 ] && [ -z "$ACCUMULATION" ] && echo 128 || true)
 fi
+if [ -n "$PREVIEW_DATA" ]; then flags+=(--preview_data "$PREVIEW_DATA"); fi
 if [ -n "$GLOBAL_BATCH" ]; then flags+=(--global_batch_size "$GLOBAL_BATCH"); fi
 if [ -n "$ACCUMULATION" ]; then flags+=(--gradient_accumulation_steps "$ACCUMULATION"); fi
 case "$PRECISION" in
