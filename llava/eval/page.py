@@ -87,7 +87,7 @@ def render(results: dict[str, Any], sheets: Sequence[tuple[str, bytes]], invalid
         f'<div class="scroll">{_score_table(results, results["shown"])}</div>',
         f"<p>{NOTE}</p>",
         f"<details><summary>Under every definition</summary>{_definitions(results)}</details>",
-        f"<h2>Published numbers</h2>{published}" if published else "",
+        f"<h2>Beside published numbers</h2>{published}" if published else "",
         '<div class="tables">',
         block("Answers", _count_table(results)),
         *refinement_block(results),
@@ -118,13 +118,18 @@ def text_table(results: dict[str, Any]) -> str:
     columns = _columns(results, results["shown"])
     rows = [["split", "stage", "definition", *columns]]
     rows += [[*names, *cells] for *names, cells in _score_rows(results, results["shown"], columns)]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return align(rows, left=3)
+
+
+def align(rows: Sequence[Sequence[str]], *, left: int) -> str:
+    """Lines with columns of equal width; the first `left` of them are aligned to the left."""
+    widths = [max(len(cells[place]) for cells in rows) for place in range(len(rows[0]))]
     lines = [
         "  ".join(
-            cell.ljust(width) if place < 3 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
-        for row in rows
+        for cells in rows
     ]
     return "\n".join(lines)
 

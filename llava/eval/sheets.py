@@ -104,7 +104,7 @@ def make_card(record: Record, stages: StageOverlaps, data_root: str) -> Card:
     ]
     if record.refined is not None:
         panels.append(Panel(image, _caption("refined", record, stages), decode_rle(record.refined), REFINED))
-    title = f"{record.expression} — {record.faults[0]}" if record.faults else record.expression
+    title = f"{record.expression} ({record.faults[0]})" if record.faults else record.expression
     return Card(title, tuple(panels))
 
 
