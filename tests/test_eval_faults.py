@@ -121,6 +121,7 @@ def test_a_record_carries_all_that_the_system_told(samples, tmp_path):
 def test_confidence_is_kept_to_one_part_in_255():
     soft = np.random.default_rng(0).random((5, 7), dtype=np.float32)
     assert np.abs(unpack(pack(soft)) - soft).max() <= 0.5 / 255 + 1e-6
+    assert unpack(pack(np.float32([[1.0005, -0.0005]]))).tolist() == [[1.0, 0.0]]
     with pytest.raises(ValueError, match=r"outside 0\.\.1"):
         pack(soft * 2)
     with pytest.raises(ValueError, match="35 cells for a grid of 5 x 6"):

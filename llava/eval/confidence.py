@@ -12,6 +12,9 @@ from llava.types import FloatArray
 LEVELS = 255
 """Steps between 0 and 1; half a step is an error of 0.002."""
 
+ROUNDING = 1e-3
+"""How far a product of probabilities in half precision may lie outside 0..1."""
+
 Packed = dict[str, Any]
 """{"size": [rows, columns], "levels": base64 of rows x columns bytes, row by row}."""
 
@@ -23,15 +26,15 @@ def pack(confidence: FloatArray) -> Packed:
         confidence: float32 (rows, columns), 0..1.
 
     Raises:
-        ValueError: a value is not in 0..1.
+        ValueError: a value is not in 0..1, and not by `ROUNDING` only.
 
     Example:
         >>> pack(np.array([[0.0, 1.0]], dtype=np.float32))
         {'size': [1, 2], 'levels': 'AP8='}
     """
-    if not ((confidence >= 0) & (confidence <= 1)).all():
+    if not ((confidence >= -ROUNDING) & (confidence <= 1 + ROUNDING)).all():
         raise ValueError("confidence has values outside 0..1; these are no probabilities")
-    levels = np.rint(confidence * LEVELS).astype(np.uint8)
+    levels = np.rint(confidence.clip(0, 1) * LEVELS).astype(np.uint8)
     return {"size": list(levels.shape), "levels": base64.b64encode(levels.tobytes()).decode("ascii")}
 
 
