@@ -64,7 +64,12 @@ def test_whatever_an_image_brings_is_joined_in_the_order_of_the_samples():
     ],
 )
 def test_rows_are_as_long_as_the_budget_allows_with_the_least_padding(lengths, budget, rows):
-    assert fill_rows(lengths, budget) == rows
+    assert fill_rows(lengths, budget, hidden_size=4096) == rows
+
+
+def test_a_small_model_gets_shorter_rows_because_attention_weighs_more():
+    counts = [len(fill_rows([100, 70, 70, 70], 999, hidden_size=width)) for width in (8, 64, 4096)]
+    assert counts == [4, 2, 1]
 
 
 def test_no_row_is_above_the_budget_and_none_holds_a_sample_twice():
@@ -72,7 +77,7 @@ def test_no_row_is_above_the_budget_and_none_holds_a_sample_twice():
     for _ in range(200):
         lengths = [rng.randint(2, 90) for _ in range(rng.randint(1, 16))]
         budget = max(lengths) + rng.randint(0, 200)
-        rows = fill_rows(lengths, budget)
+        rows = fill_rows(lengths, budget, hidden_size=rng.choice([16, 256, 4096]))
         assert sorted(number for row in rows for number in row) == list(range(len(lengths)))
         assert max(sum(lengths[number] for number in row) for row in rows) <= budget
 
@@ -81,7 +86,7 @@ def test_a_packed_row_restarts_positions_and_teaches_no_first_token():
     rows = [
         {"input_ids": torch.tensor(row), "labels": torch.tensor(row)} for row in ([5, 6, 7, 3], [8, 9], [4])
     ]
-    batch = PackedCollator(pad_id=0, row_tokens=4)(rows)
+    batch = PackedCollator(pad_id=0, row_tokens=4, hidden_size=32)(rows)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 3], [8, 9, 4, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 7, 3], [-100, 9, -100, -100]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 1, 0, 0]]
@@ -89,13 +94,13 @@ def test_a_packed_row_restarts_positions_and_teaches_no_first_token():
 
 
 def test_without_a_budget_all_samples_share_a_row_without_padding():
-    batch = PackedCollator(pad_id=0, row_tokens=None)(SAMPLES)
+    batch = PackedCollator(pad_id=0, row_tokens=None, hidden_size=32)(SAMPLES)
     assert batch["input_ids"].shape == (1, sum(len(each["input_ids"]) for each in SAMPLES))
     assert (batch["position_ids"] == 0).sum() == len(SAMPLES)
 
 
 def test_images_follow_their_tokens_into_the_rows():
-    batch = PackedCollator(pad_id=0, row_tokens=0)(SAMPLES)
+    batch = PackedCollator(pad_id=0, row_tokens=0, hidden_size=32)(SAMPLES)
     firsts = {int(each["input_ids"][0]): each for each in SAMPLES}
     starts = (batch["position_ids"] == 0).nonzero().tolist()
     met = [firsts[int(batch["input_ids"][row, at])] for row, at in starts if int(batch["input_ids"][row, at])]
@@ -121,14 +126,14 @@ def loss_and_gradients(collator, samples, attention):
 def test_packed_and_padded_batches_have_equal_losses_and_gradients(attention):
     loss, gradients = loss_and_gradients(Collator(0), SAMPLES, attention)
     for row_tokens in (0, 90, None):
-        packed, found = loss_and_gradients(PackedCollator(0, row_tokens), SAMPLES, attention)
+        packed, found = loss_and_gradients(PackedCollator(0, row_tokens, 4096), SAMPLES, attention)
         assert packed == pytest.approx(loss, abs=1e-6)
         for name, gradient in gradients.items():
             assert torch.allclose(found[name], gradient, atol=2e-6), name
 
 
 def test_with_a_cache_packed_samples_would_see_each_other():
-    model, batch = tiny_llava()[0], PackedCollator(0, None)(SAMPLES)
+    model, batch = tiny_llava()[0], PackedCollator(0, None, 32)(SAMPLES)
     with torch.no_grad():
         apart, mixed = model(**batch).loss, model(**{**batch, "use_cache": True}).loss
     assert abs(float(apart - mixed)) > 1e-4
@@ -143,8 +148,9 @@ def test_packing_is_refused_where_samples_could_see_each_other():
 
 
 def test_flash_attention_reads_one_row_and_others_rows_within_a_budget():
-    choices = {"packing": True, "row_tokens": 90}
-    assert make_collator(7, **choices, attention="flash_attention_2") == PackedCollator(7, None)
-    assert make_collator(7, **choices, attention="sdpa") == PackedCollator(7, 90)
-    assert make_collator(7, packing=True, row_tokens=None, attention="sdpa") == PackedCollator(7, ROW_TOKENS)
-    assert make_collator(7, packing=False, row_tokens=90, attention="sdpa") == Collator(7)
+    choices = {"packing": True, "row_tokens": 90, "hidden_size": 8}
+    assert make_collator(7, **choices, attention="flash_attention_2") == PackedCollator(7, None, 8)
+    assert make_collator(7, **choices, attention="sdpa") == PackedCollator(7, 90, 8)
+    default = make_collator(7, **{**choices, "row_tokens": None}, attention="sdpa")
+    assert default == PackedCollator(7, ROW_TOKENS, 8)
+    assert make_collator(7, **{**choices, "packing": False}, attention="sdpa") == Collator(7)

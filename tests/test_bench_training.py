@@ -31,7 +31,7 @@ def features(*lengths):
 @pytest.mark.parametrize("way", training.WAYS, ids=lambda way: way.title)
 def test_every_way_takes_every_token_of_every_sample_once(way):
     arguments = argparse.Namespace(batch=2, packing_length=None)
-    batches = training.passes(way, features(3, 9, 5, 4, 2), arguments, 1, "sdpa")
+    batches = training.passes(way, features(3, 9, 5, 4, 2), arguments, 1, attn="sdpa", hidden_size=32)
     tokens = torch.cat([batch["input_ids"].ravel() for batch in batches])
     assert [int((tokens == number).sum()) for number in range(1, 6)] == [3, 9, 5, 4, 2]
 

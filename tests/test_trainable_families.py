@@ -51,5 +51,5 @@ def test_packed_and_padded_losses_agree_or_packing_is_refused(family):
     check_packing(model.config, "sdpa")
     with torch.no_grad():
         padded = model(**Collator(0)(features), use_cache=False).loss
-        packed = [model(**PackedCollator(0, row_tokens)(features)).loss for row_tokens in (0, None)]
+        packed = [model(**PackedCollator(0, row_tokens, 4096)(features)).loss for row_tokens in (0, None)]
     assert [float(loss) for loss in packed] == pytest.approx([float(padded)] * 2, abs=1e-5)

@@ -17,8 +17,7 @@ for each token: what restarting positions keep apart."""
 PACKABLE_ATTENTION = ("sdpa", "eager", "flash_attention_2")
 """Implementations that transformers tells where a sample of a row ends."""
 ROW_TOKENS = 4096
-"""Most tokens of a packed row: three samples of an image and a few masks. Attention that pays for the square
-of a row then takes a sixth as long as the linear layers of a 7B model."""
+"""Most tokens of a packed row where nothing says otherwise: three samples of an image and a few masks."""
 _TOKEN_FILL = {"labels": IGNORE_INDEX, "mm_token_type_ids": 0}
 """What is written behind the end of features that have one number for each token."""
 
@@ -54,7 +53,7 @@ class PackedCollator:
     """Batch whose rows hold several samples each, with positions that start anew at every sample.
 
     transformers takes attention apart where positions restart, if it gets neither a mask nor a cache: no
-    token sees another sample. Which samples share a row depends on nothing but their lengths, so that every
+    token sees another sample. Which samples share a row follows from their lengths alone, so that every
     process and every resumed run gets the same batches.
 
     Attributes:
@@ -62,10 +61,12 @@ class PackedCollator:
         row_tokens: most tokens of a row, or as many as the longest sample of the batch where that has more.
             None puts all samples into one row: what kernels with variable lengths (flash_attention_2) need,
             and no padding at all.
+        hidden_size: width of the language model, which tells how long rows are cheapest.
     """
 
     pad_id: int
     row_tokens: int | None
+    hidden_size: int
 
     def __call__(self, features: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
         """input_ids, labels and position_ids int64 (rows, n), images as `Collator` joins them, no cache.
@@ -73,8 +74,11 @@ class PackedCollator:
         Images come in the order in which their tokens stand in the rows.
         """
         lengths = [len(feature["input_ids"]) for feature in features]
-        budget = sum(lengths) if self.row_tokens is None else max(self.row_tokens, *lengths)
-        rows = [[features[number] for number in row] for row in fill_rows(lengths, budget)]
+        numbers = [list(range(len(features)))]
+        if self.row_tokens is not None:
+            budget = max(self.row_tokens, *lengths)
+            numbers = fill_rows(lengths, budget, hidden_size=self.hidden_size)
+        rows = [[features[number] for number in row] for row in numbers]
         width = max(sum(len(feature["input_ids"]) for feature in row) for row in rows)
         batch: dict[str, Any] = {
             "input_ids": _joined([[each["input_ids"] for each in row] for row in rows], width, self.pad_id),
@@ -87,15 +91,18 @@ class PackedCollator:
         return batch | join_images([feature for row in rows for feature in row])
 
 
-def fill_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def fill_rows(lengths: Sequence[int], budget: int, *, hidden_size: int) -> list[list[int]]:
     """Numbers of the samples of each row, rows of nearly equal length.
 
     For every number of rows, each sample goes into the shortest row, longest sample first; the number that
-    pads least is taken, of equal ones the one with more rows, whose attention is cheaper.
+    takes the fewest operations is kept. In rows of w places attention, which computes every pair of them,
+    takes w / (6 hidden_size) of what the linear layers take (24 hidden_size^2 and 4 w hidden_size operations
+    for a place, forward), so that a small model wants shorter rows than a large one.
 
     Args:
         lengths: tokens of each sample, none above the budget.
         budget: most tokens of a row.
+        hidden_size: width of the language model.
     """
     best: list[list[int]] = []
     least = math.inf
@@ -106,10 +113,12 @@ def fill_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
             row = tokens.index(min(tokens))
             rows[row].append(number)
             tokens[row] += lengths[number]
-        if max(tokens) > budget:
+        width = max(tokens)
+        if width > budget:
             break
-        if count * max(tokens) < least:
-            best, least = rows, count * max(tokens)
+        cost = count * width * (1 + width / (6 * hidden_size))
+        if cost < least:
+            best, least = rows, cost
     return best
 
 
@@ -151,7 +160,7 @@ def check_packing(config: Any, attention: str) -> None:  # noqa: ANN401
 
 
 def make_collator(
-    pad_id: int, *, packing: bool, row_tokens: int | None, attention: str
+    pad_id: int, *, packing: bool, row_tokens: int | None, attention: str, hidden_size: int
 ) -> Collator | PackedCollator:
     """How batches are put together.
 
@@ -161,10 +170,12 @@ def make_collator(
         row_tokens: most tokens of a packed row; None is `ROW_TOKENS`.
         attention: implementation that the model runs with. The kernel of flash_attention_2 wants a batch in
             one row and pays for its samples alone; the others pay for the square of a row's length.
+        hidden_size: width of the language model.
     """
     if not packing:
         return Collator(pad_id)
-    return PackedCollator(pad_id, None if attention == "flash_attention_2" else row_tokens or ROW_TOKENS)
+    one_row = attention == "flash_attention_2"
+    return PackedCollator(pad_id, None if one_row else row_tokens or ROW_TOKENS, hidden_size)
 
 
 def _padded(rows: Sequence[torch.Tensor], value: int) -> torch.Tensor:

@@ -203,7 +203,11 @@ def build_trainer(plan: Plan, args: TrainingArguments) -> MaskTextTrainer:
         args,
         train_dataset=plan.data.dataset,
         collator=make_collator(
-            pad_id, packing=data.packing, row_tokens=data.packing_length, attention=plan.engine.attention
+            pad_id,
+            packing=data.packing,
+            row_tokens=data.packing_length,
+            attention=plan.engine.attention,
+            hidden_size=model.config.get_text_config().hidden_size,
         ),
         processor=plan.processor,
         settings=settings,

@@ -142,12 +142,20 @@ def load(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype
 
 
 def passes(
-    way: Way, features: Sequence[dict[str, torch.Tensor]], arguments: argparse.Namespace, seed: int, attn: str
+    way: Way,
+    features: Sequence[dict[str, torch.Tensor]],
+    arguments: argparse.Namespace,
+    seed: int,
+    *,
+    attn: str,
+    hidden_size: int,
 ) -> list[dict[str, Any]]:
     """All samples once, in batches made one way."""
     lengths = [len(feature["input_ids"]) for feature in features]
     order = sample_order(lengths, global_batch=arguments.batch, seed=seed, grouped=way.grouped)
-    collator = make_collator(0, packing=way.packed, row_tokens=arguments.packing_length, attention=attn)
+    collator = make_collator(
+        0, packing=way.packed, row_tokens=arguments.packing_length, attention=attn, hidden_size=hidden_size
+    )
     starts = range(0, len(order), arguments.batch)
     return [collator([features[number] for number in order[at : at + arguments.batch]]) for at in starts]
 
@@ -182,13 +190,14 @@ def measure(
 ) -> dict[str, Measured]:
     """Every way in every round, each going first in turn; the first pass of each is not counted."""
     device = next(model.parameters()).device
+    how: dict[str, Any] = {"attn": attn, "hidden_size": model.config.get_text_config().hidden_size}
     found = {way.title: Measured() for way in WAYS}
     for way in WAYS:
-        run_once(model, passes(way, features[: 2 * arguments.batch], arguments, 0, attn), device)
+        run_once(model, passes(way, features[: 2 * arguments.batch], arguments, 0, **how), device)
     for number in tqdm(range(arguments.rounds), desc="rounds"):
         turn = number % len(WAYS)
         for way in WAYS[turn:] + WAYS[:turn]:
-            batches = passes(way, features, arguments, number, attn)
+            batches = passes(way, features, arguments, number, **how)
             seconds, loss = run_once(model, batches, device)
             model.zero_grad(set_to_none=True)
             measured = found[way.title]
