@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from llava.eval import model_refer_seg
+from llava.eval.benchmarks import BENCHMARKS
 from llava.eval.loop import Shard
-from llava.eval.model_refer_seg import main, own_shard, parse, read_samples
+from llava.eval.model_refer_seg import main, own_shard, parse
 from llava.eval.report import RESULTS_FILE
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "v1_5" / "eval" / "refer_seg.sh"
@@ -109,6 +110,8 @@ def test_each_process_takes_its_own_gpu(monkeypatch, device, local_rank, gpu, ex
 
 
 def test_a_limit_takes_a_seeded_choice(data_root):
+    read_samples = BENCHMARKS["refer_seg"].read_all
+
     def chosen(seed):
         return [one.id for one in read_samples(data_root, ["refcoco|val"], limit=2, seed=seed)]
 
@@ -128,7 +131,7 @@ def test_a_limit_takes_a_seeded_choice(data_root):
     [
         (("--splits", "refcoco|testC"), "testC"),
         (("--data-root", "/nowhere"), "not found"),
-        (("--model-path", "/nowhere"), r"segmentation\.json not found"),
+        (("--model-path", "/nowhere"), "checkpoint folder /nowhere not found"),
     ],
 )
 def test_wrong_input_ends_with_one_sentence(tiny_llava_folder, data_root, tmp_path, changed, message):
@@ -180,6 +183,7 @@ def test_every_variable_of_the_script_reaches_the_command(tmp_path):
     assert words[:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4"]
     options = parse(words[7:])
     assert vars(options) == {
+        "benchmark": "refer_seg",
         "model_path": Path("run1"),
         "model_base": "base",
         "sam_path": "none",

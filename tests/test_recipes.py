@@ -9,7 +9,8 @@ from shell_commands import ROOT, blocks_of, check, commands_of, programs_of, tra
 
 RECIPES = ("grefer", "ovs", "refer", "task", "text4seg")
 SOURCED = "environment.sh"
-NEEDS_WORDS = {"scripts/v1_5/eval/refer_seg.sh": 'checkpoints/some "refcoco|val"'}
+BENCHMARKS = ("benchmark", "gres", "reason_seg", "refer_comprehension", "refer_seg", "semantic_seg")
+NEEDS_WORDS = {f"scripts/v1_5/eval/{name}.sh": 'checkpoints/some "refcoco|val"' for name in BENCHMARKS}
 """Scripts that do nothing without arguments, and some."""
 
 

@@ -92,6 +92,11 @@ def rle_area(rle: Rle) -> int:
     return int(coco_mask.area(_as_bytes(rle)))
 
 
+def rle_common(one: Rle, other: Rle) -> int:
+    """Number of pixels that two compressed COCO RLEs of one size share."""
+    return int(coco_mask.area(coco_mask.merge([_as_bytes(one), _as_bytes(other)], intersect=True)))
+
+
 def rle_box_xyxy(rle: Rle) -> tuple[float, float, float, float]:
     """Tight box (x0, y0, x1, y1) in pixels of a compressed COCO RLE; all zeros for the empty mask."""
     x, y, width, height = (float(side) for side in coco_mask.toBbox(_as_bytes(rle)))

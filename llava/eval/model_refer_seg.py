@@ -1,4 +1,4 @@
-"""Score a checkpoint on referring segmentation: answers, coarse and refined masks, scores and a report.
+"""Score a checkpoint on a benchmark: answers, coarse and refined masks, scores, published numbers, a report.
 
 One GPU or CPU, then eight GPUs:
 
@@ -6,29 +6,28 @@ One GPU or CPU, then eight GPUs:
         --splits "refcoco|unc|val" --sam-path SAM --out results/run
     torchrun --nproc_per_node 8 -m llava.eval.model_refer_seg ...the same
 
-A killed run resumes when the same command is given again. `scripts/v1_5/eval/refer_seg.sh` calls this.
+A killed run resumes when the same command is given again. The scripts in `scripts/v1_5/eval` call this, each
+with its --benchmark.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava.data.readers.refer import read_refer
 from llava.eval.arguments import (
     add_checkpoint_arguments,
     chosen_refiner,
     describe_refiner,
     load_refiner,
 )
+from llava.eval.benchmarks import BENCHMARKS
 from llava.eval.loop import Shard, evaluate
-from llava.eval.page import text_table
 from llava.eval.predictions import split_of
-from llava.eval.report import REPORT_FILE, write_report
+from llava.eval.report import REPORT_FILE, told_in_text, write_report
 from llava.eval.run import RunSettings, code_version, describe_samples, fingerprint, open_run
 from llava.model.hub import find_settings
 from llava.refiners import NO_REFINER
@@ -42,13 +41,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add_checkpoint_arguments(parser)
+    add("--benchmark", choices=list(BENCHMARKS), default="refer_seg", help="what is asked, in which words")
     add("--data-root", type=Path, required=True, help="folder that holds the datasets and images/")
     add(
         "--splits",
         nargs="+",
-        required=True,
         metavar="SPEC",
-        help="for example 'refcoco|unc|val' or 'refcoco|val'",
+        help="for example 'refcoco|unc|val' or 'refcoco|val' (default: those of the papers)",
     )
     add("--batch-size", type=int, default=8, help="questions answered at once; changes no answer")
     add("--max-new-tokens", type=int, default=None, help="longest answer (default: what the grid needs)")
@@ -56,25 +55,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of that choice, of SAM's points and of the sheets")
     add("--dtype", default=None, help="float32, float16 or bfloat16 (default: what fits the device)")
     add("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
-    return parser.parse_args(arguments)
-
-
-def read_samples(root: Path, splits: Sequence[str], *, limit: int | None, seed: int) -> list[Sample]:
-    """Samples of all splits in order; with `limit` a seeded random choice of each split.
-
-    Raises:
-        ValueError: `limit` is below 1.
-    """
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit {limit}: at least 1; leave it out for all samples")
-    chosen: list[Sample] = []
-    for spec in splits:
-        samples = read_refer(root, spec)
-        if limit is not None and limit < len(samples):
-            kept = sorted(random.Random(seed).sample(range(len(samples)), limit))
-            samples = [samples[place] for place in kept]
-        chosen.extend(samples)
-    return chosen
+    options = parser.parse_args(arguments)
+    options.splits = options.splits or list(BENCHMARKS[options.benchmark].splits)
+    return options
 
 
 def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunSettings:
@@ -83,6 +66,7 @@ def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunS
 
     checkpoint = find_settings(options.model_path)
     model_options = {
+        "benchmark": BENCHMARKS[options.benchmark].settings(),
         "model_base": options.model_base,
         "codec": checkpoint.codec,
         "prompt": checkpoint.prompt,
@@ -144,7 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     shard = own_shard()
     try:
-        samples = read_samples(options.data_root, options.splits, limit=options.limit, seed=options.seed)
+        samples = BENCHMARKS[options.benchmark].read_all(
+            options.data_root, options.splits, limit=options.limit, seed=options.seed
+        )
         settings = run_settings(options, samples)
         open_run(options.out, settings, first=shard.rank == 0)
         segmenter, refiner = load_models(options, own_device(options.device))
@@ -162,9 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = write_report(options.out, records=records)
     except (ValueError, FileNotFoundError, TimeoutError, MemoryError) as error:
         raise SystemExit(f"error: {error}") from error
-    sys.stdout.write(
-        f"{text_table(results)}\nrefiner: {describe_refiner(options)}\nreport: {options.out / REPORT_FILE}\n"
-    )
+    refiner_line = f"refiner: {describe_refiner(options)}"
+    report_line = f"report: {options.out / REPORT_FILE}"
+    sys.stdout.write("\n".join((told_in_text(results), refiner_line, report_line, "")))
 
 
 if __name__ == "__main__":

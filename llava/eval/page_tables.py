@@ -6,7 +6,6 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llava.eval.anchors import MEAN, PUBLISHED, Published
 from llava.eval.scoring import STAGES, percent
 
 PARTS = {
@@ -114,36 +113,7 @@ def cost_blocks(results: Mapping[str, Any]) -> Iterable[str]:
 
 
 def published_tables(results: Mapping[str, Any]) -> Iterable[str]:
-    """Published numbers of the run's splits, the run's own under the same definition below them."""
-    splits = [*results["splits"], *([MEAN] if len(results["splits"]) > 1 else [])]
-    groups: dict[tuple[str, str], list[Published]] = {}
-    for one in (one for rows in PUBLISHED.values() for one in rows):
-        if one.values.keys() & results["splits"].keys():
-            groups.setdefault((one.definition, one.metric), []).append(one)
-    for (definition, metric), rows in groups.items():
-        lines = [row([one.method, *_numbers(one, splits), one.how, one.source]) for one in rows]
-        lines += [
-            row([f"this run, {stage}", *numbers, "", ""])
-            for stage, numbers in _own(results, definition, metric, splits)
-        ]
-        heading = f"<h3>{html.escape(f'{metric} under {definition}')}</h3>"
-        yield heading + table(["system", *splits, "how", "source"], lines)
-
-
-def _numbers(one: Published, splits: Sequence[str]) -> list[str]:
-    return [f"{one.values[split]:.1f}" if split in one.values else "–" for split in splits]
-
-
-def _own(
-    results: Mapping[str, Any], definition: str, metric: str, splits: Sequence[str]
-) -> Iterable[tuple[str, list[str]]]:
-    """Numbers of the run at each stage that has one; none where the definition was not computed."""
-    content = results["definitions"].get(definition)
-    if content is None:
-        return
-    for stage in STAGES[1:]:
-        scores = [
-            content["splits"].get(split, content["mean"]).get(stage, {}).get(metric) for split in splits
-        ]
-        if any(score is not None for score in scores):
-            yield stage, [percent(score) for score in scores]
+    """Tables of the run's benchmark, see `llava.eval.tables`."""
+    for told in results["tables"]:
+        note = f"<p>{html.escape(told['note'])}</p>" if told["note"] else ""
+        yield f"<h3>{html.escape(told['title'])}</h3>{table(told['header'], map(row, told['rows']))}{note}"

@@ -22,13 +22,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from llava.eval.benchmarks import benchmark_of
 from llava.eval.breakdown import break_down, costs, refinement
 from llava.eval.definitions import DEFINITIONS, MAIN, OPTIONS, Definition, find_definition
 from llava.eval.page import render, text_table
 from llava.eval.predictions import PREDICTIONS_FILE, Record, read_records, read_run
 from llava.eval.run import RunSettings, check_records, read_settings
 from llava.eval.scoring import score_records, summarise
+from llava.eval.semantic_scores import score_maps
 from llava.eval.sheets import draw_sheets
+from llava.eval.tables import as_text, benchmark_tables
 from llava.files import write_text_atomic
 
 RESULTS_FILE = "results.json"
@@ -42,7 +45,7 @@ def write_report(
     *,
     records: Sequence[Record] | None = None,
     data_root: str | None = None,
-    shown: Sequence[Definition] = (MAIN,),
+    shown: Sequence[Definition] | None = None,
 ) -> dict[str, Any]:
     """Score a finished run and write results, sheets and page.
 
@@ -50,17 +53,19 @@ def write_report(
         folder: run folder.
         records: its records where the caller has them already; None reads `predictions.jsonl`.
         data_root: where the images lie now; None takes the folder that the run used.
-        shown: definitions whose scores the tables show.
+        shown: definitions whose scores the tables show; None takes those of the run's benchmark.
 
     Returns:
         Content of `results.json`.
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        ValueError: predictions are missing, doubled or damaged.
+        ValueError: predictions are missing, doubled or damaged, or of another version of the benchmark.
     """
     folder = Path(folder)
     settings = read_settings(folder)
+    benchmark = benchmark_of(settings.options)
+    shown = (benchmark.shown if benchmark else [MAIN]) if shown is None else shown
     records = finished_records(folder, settings) if records is None else records
     overlaps = score_records(records, settings)
     plain: dict[str, Any] = {**asdict(settings), "data_root": data_root or settings.data_root}
@@ -68,8 +73,11 @@ def write_report(
         "breakdown": break_down(records, overlaps),
         "refinement": refinement(records, overlaps),
         "costs": costs(records),
+        "benchmark": settings.options.get("benchmark"),
+        "maps": score_maps(records),
     }
     told = {**summarise(records, overlaps, settings, shown), **parts, "settings": plain}
+    told["tables"] = benchmark_tables(benchmark, told, records, overlaps) if benchmark else []
     text = json.dumps(told, indent=1)
     write_text_atomic(folder / RESULTS_FILE, text + "\n")
     results: dict[str, Any] = json.loads(text)
@@ -110,6 +118,13 @@ def finished_records(folder: Path, settings: RunSettings) -> list[Record]:
     return records
 
 
+def told_in_text(results: dict[str, Any]) -> str:
+    """Scores of a run for a terminal: of the shown definitions, then the tables of the benchmark."""
+    return "\n\n".join(
+        part for part in (text_table(results) if results["shown"] else "", as_text(results["tables"])) if part
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Score a finished run again from its predictions.")
@@ -122,15 +137,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="append",
         metavar="NAME[:OPTION=VALUE,...]",
         help=f"rules of the scores to show, may be given again; names: {', '.join(DEFINITIONS)}; "
-        f"options: {', '.join(OPTIONS)} (default: {MAIN.name})",
+        f"options: {', '.join(OPTIONS)} (default: those of the benchmark)",
     )
     options = parser.parse_args(arguments)
     try:
-        shown = list(dict.fromkeys(find_definition(text) for text in options.definition or (MAIN.name,)))
-        results = write_report(options.run_folder, data_root=options.data_root, shown=shown)
+        shown = list(dict.fromkeys(find_definition(text) for text in options.definition or ()))
+        results = write_report(options.run_folder, data_root=options.data_root, shown=shown or None)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-    sys.stdout.write(f"{text_table(results)}\nreport: {options.run_folder / REPORT_FILE}\n")
+    sys.stdout.write(f"{told_in_text(results)}\nreport: {options.run_folder / REPORT_FILE}\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Score a checkpoint on ReasonSeg: questions that need reasoning.
+#
+#   bash scripts/v1_5/eval/reason_seg.sh CHECKPOINT [DATASET|SPLIT ...]
+#
+# Without splits: val and test of ReasonSeg, whole and by short and long questions. gIoU and cIoU under LISA's
+# definition; pixels marked "ignore" are dropped. Data in $DATA_ROOT/reason_seg/ReasonSeg. Examples:
+#
+#   bash scripts/v1_5/eval/reason_seg.sh checkpoints/text4seg
+#   DATA_ROOT=playground/data/refer_seg SAM_PATH=none LIMIT=100 \
+#     bash scripts/v1_5/eval/reason_seg.sh playground/checkpoints/tiny-llava-refshapes "refshapes|val"
+#
+# Results: $OUT/results.json, report.html, predictions.jsonl. The same command resumes a killed run. Variables that
+# set batch size, device, processes and more stand in benchmark.sh.
+set -euo pipefail
+
+HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+export BENCHMARK=reason_seg HEADER="${BASH_SOURCE[0]}"
+export DATA_ROOT="${DATA_ROOT:-$HERE/../../../playground/data}"
+exec bash "$HERE/benchmark.sh" "$@"
