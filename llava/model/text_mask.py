@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from llava.codec import Answer, encode, grid_to_mask, read_answer
+from llava.codec import Answer, decode, encode, grid_to_mask, read_answer
 from llava.constants import BACKGROUND, IMAGE_TOKEN
 from llava.data.prompt import find_prompt, render
 from llava.data.questions import EVAL_QUESTION, PLACEHOLDER, fill, normalise_expression
 from llava.data.tokens import tokenize
 from llava.model.backbones import backbone_of_processor
 from llava.model.checkpoint import Checkpoint
+from llava.model.decoding import PLAIN, check_decoding
+from llava.model.decoding.confidence import cell_confidence
+from llava.model.decoding.engine import Asked, Decoder
+from llava.model.decoding.hints import hints_for
 from llava.settings import UPSAMPLING
-from llava.types import BoolArray, Prediction, Query
+from llava.types import BoolArray, FloatArray, Prediction, Query
 
 LONG_LABEL = "the second small dark red striped square from the left side"
 """A long expression (11 words; RefCOCOg has 8.4 on average) for the default length of an answer."""
@@ -44,17 +50,37 @@ def answer_budget(checkpoint: Checkpoint) -> int:
     return len(ids) + SENTENCE_TOKENS
 
 
+OnRow = Callable[[int, int, BoolArray], None]
+"""Called with the number of a target (counted over all queries), the number of a row, and its cells."""
+
+
+@dataclass(frozen=True)
+class _Written:
+    """An answer to one prompt, with what is known of its writing."""
+
+    text: str
+    truncated: bool
+    stats: dict[str, int] = field(default_factory=dict)
+    confidence: FloatArray | None = None
+
+
 class TextMaskSegmenter:
     """Asks a model that writes masks as text.
 
     Greedy decoding in batches, one prompt for each target, all prompts of a call in one batch. An answer ends
     at the end-of-text token; one that has none within `max_new_tokens` keeps what is there and gets the fault
-    "truncated".
+    "truncated". In every decoding but "plain" a mask is then completed by background instead, whatever that
+    takes, and counted as "closed_early" in the stats.
 
     Args:
         checkpoint: model, processor and settings.
         max_new_tokens: longest answer; None takes `answer_budget(checkpoint)`.
         upsample: how cells become pixels, one of `UPSAMPLING`; None takes that of the settings.
+        decoding: one of `llava.model.decoding.DECODINGS`.
+        labels: the only labels to write, besides "others"; None leaves the model its own words, so that
+            an answer is the plain one wherever that is free of faults. Not for "plain".
+        on_row: sees each row of an R-RLE mask as soon as it is written: a row of bool (columns,), true where
+            a cell is inside. Not for "plain".
 
     Attributes:
         checkpoint: as given.
@@ -66,8 +92,18 @@ class TextMaskSegmenter:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, max_new_tokens: int | None = None, upsample: str | None = None
+        self,
+        checkpoint: Checkpoint,
+        *,
+        max_new_tokens: int | None = None,
+        upsample: str | None = None,
+        decoding: str = PLAIN,
+        labels: Sequence[str] | None = None,
+        on_row: OnRow | None = None,
     ) -> None:
+        check_decoding(decoding)
+        if decoding == PLAIN and (labels is not None or on_row is not None):
+            raise ValueError("decoding 'plain' has neither labels nor on_row; choose another decoding")
         if max_new_tokens is not None and max_new_tokens < 1:
             raise ValueError(f"max_new_tokens {max_new_tokens}: at least 1, or None for the default")
         if upsample is not None and upsample not in UPSAMPLING:
@@ -78,6 +114,17 @@ class TextMaskSegmenter:
         self._upsample = upsample or checkpoint.settings.upsample
         self._ends = _end_tokens(checkpoint)
         self._backbone = backbone_of_processor(checkpoint.processor)
+        self._on_row = on_row
+        self._decoder = None
+        if decoding != PLAIN:
+            self._decoder = Decoder(
+                checkpoint,
+                self._backbone,
+                mode=decoding,
+                ends=self._ends,
+                limit=self.max_new_tokens,
+                labels=labels,
+            )
 
     def segment(self, queries: Sequence[Query]) -> list[Prediction]:
         """One prediction for each query, in order; the same whatever else is in the batch.
@@ -98,10 +145,25 @@ class TextMaskSegmenter:
                 )
         prompts = [self._tokens(query, target) for query in queries for target in query.targets]
         processor, settings = self.checkpoint.processor, self.checkpoint.settings
-        images = [self._backbone.image_inputs(query.frames[0], processor, settings) for query in queries]
-        shown = [image for query, image in zip(queries, images, strict=True) for _ in query.targets]
-        joined = {name: torch.cat([image[name] for image in shown]) for name in shown[0]}
-        answers = iter(self._generate(prompts, joined))
+        frames = {id(query.frames[0]): query.frames[0] for query in queries}
+        inputs = {
+            name: self._backbone.image_inputs(frame, processor, settings) for name, frame in frames.items()
+        }
+        shown = [id(query.frames[0]) for query in queries for _ in query.targets]
+        if self._decoder is None:
+            answers = iter(self._generate(prompts, _joined([inputs[name] for name in shown])))
+        else:
+            targets = [target for query in queries for target in query.targets]
+            asked = [
+                Asked(
+                    prompt,
+                    list(inputs).index(name),
+                    hints_for(target, settings.grid_hw),
+                    partial(self._tell_row, self._on_row, number) if self._on_row else None,
+                )
+                for number, (prompt, name, target) in enumerate(zip(prompts, shown, targets, strict=True))
+            ]
+            answers = iter(self._write(self._decoder, asked, _joined(list(inputs.values()))))
         started = time.perf_counter()
         predictions = [self._predict(query, [next(answers) for _ in query.targets]) for query in queries]
         self.decode_seconds += time.perf_counter() - started
@@ -120,10 +182,8 @@ class TextMaskSegmenter:
         return tokenize(render(settings.prompt, rounds), processor, image_tokens=count)[0]
 
     @torch.inference_mode()
-    def _generate(
-        self, prompts: Sequence[list[int]], images: dict[str, torch.Tensor]
-    ) -> list[tuple[str, bool]]:
-        """Answer of each prompt, and whether it reached the limit before its end."""
+    def _generate(self, prompts: Sequence[list[int]], images: dict[str, torch.Tensor]) -> list[_Written]:
+        """Answer of each prompt, by the model's own plain way."""
         model, tokenizer = self.checkpoint.model, self.checkpoint.processor.tokenizer
         length = max(map(len, prompts))
         pad = self._ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -141,30 +201,60 @@ class TextMaskSegmenter:
         )[:, length:]
         return [self._read(row) for row in written.tolist()]
 
-    def _read(self, ids: list[int]) -> tuple[str, bool]:
-        """Text up to the first end-of-text token, and whether there was none."""
+    def _write(
+        self, decoder: Decoder, asked: Sequence[Asked], images: dict[str, torch.Tensor]
+    ) -> list[_Written]:
+        """Answer of each prompt, under the mask grammar."""
+        return [
+            _Written(
+                self._text(writing.tokens),
+                writing.truncated,
+                writing.stats,
+                cell_confidence(
+                    writing.text, writing.spans, writing.blocks, self.checkpoint.settings.grid_hw
+                ),
+            )
+            for writing in decoder.write(asked, images)
+        ]
+
+    def _tell_row(self, on_row: OnRow, target: int, row: int, text: str) -> None:
+        """Hand a finished row on as cells."""
+        columns = self.checkpoint.settings.grid_hw[1]
+        on_row(target, row, decode(text, (1, columns)).grid[0] != 0)
+
+    def _read(self, ids: list[int]) -> _Written:
+        """Answer of generated tokens, each of which took a pass."""
         end = next((place for place, token in enumerate(ids) if token in self._ends), None)
-        text = self.checkpoint.processor.tokenizer.decode(
+        count = len(ids) if end is None else end + 1
+        return _Written(self._text(ids), end is None, {"tokens": count, "passes": count})
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """Text up to the first end-of-text token."""
+        end = next((place for place, token in enumerate(ids) if token in self._ends), None)
+        text: str = self.checkpoint.processor.tokenizer.decode(
             ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return text, end is None
+        return text
 
-    def _predict(self, query: Query, answers: Sequence[tuple[str, bool]]) -> Prediction:
+    def _predict(self, query: Query, answers: Sequence[_Written]) -> Prediction:
         """Masks of the answers to one query, one answer for each target."""
         settings, size_hw = self.checkpoint.settings, query.frames[0].size[::-1]
-        read = [read_answer(text, settings.grid_hw, codec=settings.codec) for text, _ in answers]
+        texts = [written.text for written in answers]
+        read = [read_answer(text, settings.grid_hw, codec=settings.codec) for text in texts]
         faults = []
-        for target, answer, (_, truncated) in zip(query.targets, read, answers, strict=True):
+        for target, answer, written in zip(query.targets, read, answers, strict=True):
             found = [str(fault) for fault in answer.faults]
-            if truncated:
+            if written.truncated:
                 found.insert(0, f"truncated: the answer has no end within {self.max_new_tokens} tokens")
             faults += found if len(query.targets) == 1 else [f"{target!r}: {fault}" for fault in found]
         return Prediction(
             masks=np.stack([self._draw(answer.foreground, size_hw) for answer in read])[:, None],
             absent=np.array([answer.outcome == "empty" for answer in read]),
-            text="\n".join(text for text, _ in answers),
+            text="\n".join(texts),
             faults=tuple(faults),
             labels=self._areas(read, size_hw),
+            confidence=_stacked([written.confidence for written in answers]),
+            stats={name: sum(written.stats[name] for written in answers) for name in answers[0].stats},
         )
 
     def _areas(self, answers: Sequence[Answer], size_hw: tuple[int, int]) -> dict[str, int]:
@@ -178,6 +268,17 @@ class TextMaskSegmenter:
 
     def _draw(self, grid: BoolArray, size_hw: tuple[int, int]) -> BoolArray:
         return grid_to_mask(grid, size_hw, method=self._upsample)
+
+
+def _joined(images: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Inputs of several images as one batch."""
+    return {name: torch.cat([image[name] for image in images]) for name in images[0]}
+
+
+def _stacked(grids: Sequence[FloatArray | None]) -> FloatArray | None:
+    """Float32 (targets, rows, columns), or None where the decoding gives none."""
+    found = [grid for grid in grids if grid is not None]
+    return np.stack(found) if found else None
 
 
 def _end_tokens(checkpoint: Checkpoint) -> list[int]:

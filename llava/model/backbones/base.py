@@ -79,6 +79,27 @@ class Backbone(ABC):
         """Further inputs of the same shape as the token ids that follow from them; none for most families."""
         return {}
 
+    def positions(
+        self,
+        model: Any,  # noqa: ANN401
+        input_ids: torch.Tensor,
+        mask: torch.Tensor,
+        inputs: dict[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions of prompts that are padded on the left, and of what will be written behind them.
+
+        Args:
+            model: the family's model.
+            input_ids: int64 (prompts, tokens).
+            mask: int64 (prompts, tokens), 0 where a prompt is padded.
+            inputs: what the model takes of the images, and `text_inputs`.
+
+        Returns:
+            int64 (prompts, tokens), or with axes of their own in front; and int64 (prompts, 1), what is added
+            to the number of tokens before a later token to get its position.
+        """
+        return (mask.cumsum(1) - 1).clamp(min=0), torch.zeros_like(mask[:, :1])
+
     def has_fixed_size(self, settings: SegmentationSettings) -> bool:
         """Whether all images occupy equally many tokens, so that none needs to be opened to count them."""
         return settings.image_side != DYNAMIC

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from PIL import Image
 from torch import nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLForConditionalGeneration
@@ -72,6 +73,23 @@ class QwenVL(Backbone):
     def text_inputs(self, input_ids: torch.Tensor, processor: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401
         """mm_token_type_ids: 1 where a token stands for an image; what positions are worked out from."""
         return {"mm_token_type_ids": (input_ids == processor.image_token_id).long()}
+
+    def positions(
+        self,
+        model: Any,  # noqa: ANN401
+        input_ids: torch.Tensor,
+        mask: torch.Tensor,
+        inputs: dict[str, torch.Tensor],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """An image advances them by its longer side only; int64 (3, prompts, tokens) and (prompts, 1)."""
+        whole: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        positions, shift = whole.model.get_rope_index(
+            input_ids,
+            inputs["mm_token_type_ids"],
+            image_grid_thw=inputs["image_grid_thw"],
+            attention_mask=mask,
+        )
+        return positions, shift
 
     def feature_problem(self, config: Any, processor: Any) -> str | None:  # noqa: ANN401
         """Patches of the image processor must be those of the tower."""

@@ -1,9 +1,12 @@
 r"""Guesses at what a model will write next, made from what it has written: pure functions of text.
 
 A guess costs one pass through the model however long it is, and is kept as far as the model agrees, so that a
-wrong one changes no answer. Rows of a mask resemble the rows above them: a guessed row repeats the row above,
-each edge between two runs moved on as it last moved. Where the row being written has already left the
-guess, the rest is taken from the same column on.
+wrong one changes no answer. Rows of a mask resemble the rows above them: a guessed row repeats the row above.
+Where the row being written has already left the guess, the rest is taken from the same column on.
+
+Edges of regions in real masks stay where they are in three rows of five, and move on as they last moved in one
+of five: guesses that follow their drift, or that widen both sides alike, take more passes than plain copies
+(scripts/bench/replay.py).
 """
 
 from __future__ import annotations
@@ -11,13 +14,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 from llava.constants import BACKGROUND, SEG_CLOSE, SEG_OPEN
 
 _RUN = re.compile(r"(.+?) \*([0-9]+)")
 """A finished run in the spelling of `llava.codec.encode`."""
+
+FIRST_ROWS, MOST_ROWS = 2, 8
+"""Rows of the first guess of an answer, and of the longest: more would cost more than a pass saves."""
 
 
 class Run(NamedTuple):
@@ -72,6 +77,13 @@ def draft(text: str, hints: Hints, *, rows: int = 1) -> str:
     return ""
 
 
+def rows_after(rows: int, *, drafted: int, accepted: int) -> int:
+    """How many rows to guess next: more after a guess that held, fewer after one that soon failed."""
+    if drafted and accepted == drafted:
+        return min(2 * rows, MOST_ROWS)
+    return max(rows // 2, FIRST_ROWS) if 2 * accepted < drafted else rows
+
+
 def draft_rows(text: str, grid_hw: tuple[int, int], *, label: str = "", rows: int = 1) -> str:
     r"""Probable continuation of a mask text in R-RLE form, its closing tag included.
 
@@ -123,43 +135,20 @@ def read_row(line: str) -> Row | None:
     return tuple(row)
 
 
-def next_row(done: Sequence[Row], width: int) -> Row:
-    """The row that probably follows: the last one, its edges moved on as they last moved."""
-    if not done:
-        return (Run(BACKGROUND, width),)
-    last = done[-1]
-    if len(done) == 1 or [run.label for run in last] != [run.label for run in done[-2]]:
-        return last
-    moved: list[Run] = []
-    start = 0
-    for run, above in zip(last, done[-2], strict=True):
-        end = min(2 * run.end - above.end, width)
-        if end > start:
-            moved.append(Run(run.label, end))
-            start = end
-    return joined(moved, width)
-
-
-def joined(runs: Sequence[Run], width: int) -> Row:
-    """A row in which neighbours differ and the last run reaches the edge."""
-    row = [run for run, after in pairwise(runs) if run.label != after.label]
-    return (*row, Run(runs[-1].label, width))
-
-
 def _rest_of_row(tail: str, done: Sequence[Row], width: int, label: str) -> str | None:
     """What is missing of the row whose first part is `tail`, without its line break; None: no guess."""
     *pieces, last = tail.split("|")
     row = read_row("|".join(pieces)) if pieces else ()
     if row is None or (row and row[-1].end >= width):
         return None
-    guess = next_row(done, width)
+    guess = done[-1] if done else (Run(BACKGROUND, width),)
     lead = " " if pieces or done else ""
     known = _known_labels(done, row, label)
     text = ""
     while True:
         start = row[-1].end if row else 0
-        run = _continued(last, lead, _options(guess, row, start, known), start)
-        if run is None or run.end > width:
+        run = _continued(last, lead, _options(guess, row, start, known), start, width)
+        if run is None:
             return None
         text += f"{lead}{run.label} *{run.end - start}"[len(last) :]
         row = (*row, run)
@@ -175,25 +164,39 @@ def _known_labels(done: Sequence[Row], row: Row, label: str) -> list[str]:
 
 
 def _options(guess: Row, row: Row, start: int, known: Sequence[str]) -> Iterator[Run]:
-    """Runs that may follow `row` at the column `start`, the most probable one first."""
+    """Runs that may follow `row` at the column `start`, the most probable one first.
+
+    A region that the guess does not know of begins with one cell; background in its place fills the row.
+    """
     above = [run for run in guess if run.end > start]
     if row and above[0].label == row[-1].label:
         # The run before stopped early. It was expected up to here; what follows it comes sooner.
-        above = above[1:] or [
-            Run(next((one for one in known if one != row[-1].label), BACKGROUND), guess[-1].end)
-        ]
+        above = above[1:]
     yield from above
     for label in known:
         if not row or label != row[-1].label:
-            yield Run(label, above[0].end)
+            yield Run(label, guess[-1].end if row and label == BACKGROUND else start + 1)
 
 
-def _continued(last: str, lead: str, options: Iterator[Run], start: int) -> Run | None:
-    """The first option that the written part `last` of a run allows; a written count stays."""
+def _continued(last: str, lead: str, options: Iterator[Run], start: int, width: int) -> Run | None:
+    """The first option that the written part `last` of a run allows."""
     for run in options:
         name = f"{lead}{run.label} *"
-        if name.startswith(last) or f"{name}{run.end - start}".startswith(last):
+        if name.startswith(last):
             return run
-        if last.startswith(name) and last[len(name) :].isdigit():
-            return Run(run.label, start + int(last[len(name) :]))
+        if last.startswith(name):
+            end = _nearest_end(last[len(name) :], run.end, start, width)
+            return None if end is None else Run(run.label, end)
     return None
+
+
+def _nearest_end(digits: str, expected: int, start: int, width: int) -> int | None:
+    """Where a run ends whose count begins with `digits`: about where it is expected, or with the row.
+
+    Counts far from the expected one mean that the row has lost its region, where they can mean that.
+    """
+    ends = [end for end in range(start + 1, width + 1) if str(end - start).startswith(digits)]
+    if not ends:
+        return None
+    nearest = min(ends, key=lambda end: abs(end - expected))
+    return width if abs(nearest - expected) > 1 and width in ends else nearest

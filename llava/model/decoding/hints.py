@@ -1,0 +1,28 @@
+"""What is known of an answer before it is written."""
+
+from __future__ import annotations
+
+from llava.codec import clean_label
+from llava.data.questions import normalise_expression
+from llava.data.wording import CLASS_NAME, fill_places, load_wording
+from llava.model.decoding.drafts import Hints
+
+
+def hints_for(target: str, grid_hw: tuple[int, int]) -> Hints:
+    """Label and sentences that training writes about a target.
+
+    They only make guesses: a model that writes other words is not held back from them.
+    """
+    name, wording = normalise_expression(target), load_wording()
+    templates = (
+        *wording.answer_partial,
+        *wording.answer_reasoning,
+        *wording.answer_reasoning_absent,
+        *wording.answer_all,
+        *wording.answer_condition,
+    )
+    sentences = [
+        fill_places(template, {CLASS_NAME: name}) if CLASS_NAME in template else template
+        for template in templates
+    ]
+    return Hints(grid_hw, clean_label(name), tuple(f"{sentence}\n" for sentence in sentences))

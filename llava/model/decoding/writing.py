@@ -1,0 +1,188 @@
+"""One answer while it is written: which token comes next, what was finished, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llava.constants import SEG_CLOSE, SEG_OPEN
+from llava.model.decoding.closing import closing
+from llava.model.decoding.drafts import FIRST_ROWS, Hints, draft, rows_after
+from llava.model.decoding.language import Language
+
+_OPEN, _CLOSE = SEG_OPEN.encode(), SEG_CLOSE.encode()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one pass says about the tokens behind each token that was put in.
+
+    Attributes:
+        best: most probable token at each place.
+        probability: softmax of the scores at that token.
+        rows: float (places, tokens), the scores; looked at where the best token is not allowed.
+    """
+
+    best: list[int]
+    probability: list[float]
+    rows: torch.Tensor
+
+
+class Writing:
+    """An answer in the making.
+
+    Words before and behind a mask are the model's own: its best token each time, unless that token runs on
+    into a mask in a spelling that no mask has. Inside a mask the best allowed token is taken. Every token is
+    decided by the scores behind the token before it, so guesses change the number of passes and nothing else.
+
+    Args:
+        language: grammar and tokens.
+        hints: what is known before the first token.
+        codec: text form of a mask.
+        limit: most tokens that the model decides. A mask that is open then is completed without it: its
+            cells become background, beyond the limit, for no pass.
+        on_row: called with the number and the text of each row of an R-RLE mask when it is finished.
+
+    Attributes:
+        tokens: token ids so far, the end included.
+        text: their bytes.
+        spans: for each token, where its bytes start, and its probability.
+        blocks: (start, end) of the bytes of each finished mask, without its tags.
+        ended: whether the answer is finished, by its end or by the limit.
+        truncated: whether it was cut off outside a mask.
+        stats: "tokens", "passes", "drafted", "accepted", "forced", "closed_early".
+    """
+
+    def __init__(
+        self,
+        language: Language,
+        hints: Hints,
+        *,
+        codec: str,
+        limit: int,
+        on_row: Callable[[int, str], None] | None = None,
+    ) -> None:
+        self.tokens: list[int] = []
+        self.text = b""
+        self.spans: list[tuple[int, float]] = []
+        self.blocks: list[tuple[int, int]] = []
+        self.ended = False
+        self.truncated = False
+        self.stats = dict.fromkeys(("tokens", "passes", "drafted", "accepted", "forced", "closed_early"), 0)
+        self._language = language
+        self._hints = hints
+        self._codec = codec
+        self._limit = limit
+        self._on_row = on_row
+        self._matcher: Any = language.matcher()
+        self._start: int | None = None
+        self._row = 0
+        self._rows = FIRST_ROWS
+
+    def guess(self, mode: str) -> list[int]:
+        """Tokens to put in behind the last one, to be checked by the same pass."""
+        if mode == "fast" and self._codec == "rrle":
+            text = draft(self.text.decode(errors="replace").lstrip(" "), self._hints, rows=self._rows)
+            ids = self._language.tokens_behind(self.tokens, text) if text else []
+        elif mode == "constrained":
+            return []
+        else:
+            ids = self._matcher.compute_ff_tokens()
+        return list(ids[: self._limit - len(self.tokens) - 1])
+
+    def take(self, scores: Scores, drafted: Sequence[int]) -> int:
+        """Add tokens as far as the guess holds, and the one behind it; returns how many guesses held."""
+        self.stats["passes"] += 1
+        self.stats["drafted"] += len(drafted)
+        accepted = 0
+        for place, best in enumerate(scores.best):
+            token = self._decide(best, scores.probability[place], scores.rows[place])
+            if self.ended or place == len(drafted) or token != drafted[place]:
+                break
+            accepted += 1
+        self.stats["accepted"] += accepted
+        self._rows = rows_after(self._rows, drafted=len(drafted), accepted=accepted)
+        return accepted
+
+    def _decide(self, best: int, probability: float, scores: torch.Tensor) -> int | None:
+        """Choose a token and add it; None where the grammar knows no way on."""
+        ends = self._language.ends if self._start is None else frozenset()
+        free = self._start is None and not self._language.is_text(best)
+        if not free and best not in ends and self._matcher.validate_tokens([best]) != 1:
+            choice = self._best_allowed(scores, ends)
+            if choice is None:
+                self._close()
+                return None
+            best, probability = choice
+        self._add(best, probability)
+        if not self.ended and len(self.tokens) >= self._limit:
+            self._close()
+        return best
+
+    def _best_allowed(self, scores: torch.Tensor, marks: frozenset[int]) -> tuple[int, float] | None:
+        """Best token of those that the grammar allows and of `marks`, and its probability among all."""
+        allowed = self._language.allowed(self._matcher)
+        allowed[list(marks)] = True
+        if not allowed.any():
+            return None
+        hidden = torch.from_numpy(~allowed).to(scores.device)
+        best = int(scores.masked_fill(hidden, -torch.inf).argmax())
+        return best, float(scores.float().log_softmax(-1)[best].exp())
+
+    def _add(self, token: int, probability: float) -> None:
+        """Put a token behind the answer."""
+        self.stats["tokens"] += 1
+        self.tokens.append(token)
+        self.spans.append((len(self.text), probability))
+        if token in self._language.ends and self._start is None:
+            self.ended = True
+            return
+        if self._language.is_text(token):
+            self.stats["forced"] += self._matcher.compute_ff_tokens()[:1] == [token]
+            self._matcher.consume_token(token)
+        old = len(self.text)
+        self.text += self._language.bytes_of(token)
+        self._follow(old)
+
+    def _follow(self, old: int) -> None:
+        """Look for tags and line breaks in the text from the byte `old` on."""
+        place = old
+        while True:
+            if self._start is None:
+                found = self.text.find(_OPEN, max(place - len(_OPEN) + 1, 0))
+                if found < 0:
+                    return
+                self._start, self._row = found + len(_OPEN), 0
+                place = self._start
+            else:
+                found = self.text.find(_CLOSE, max(place - len(_CLOSE) + 1, self._start))
+                self._tell_rows(found if found >= 0 else len(self.text))
+                if found < 0:
+                    return
+                self.blocks.append((self._start, found))
+                self._start = None
+                place = found + len(_CLOSE)
+
+    def _tell_rows(self, end: int) -> None:
+        """Report the rows of the open mask that are finished at the byte `end`."""
+        if self._on_row is None or self._codec != "rrle":
+            return
+        lines = self.text[self._start : end].split(b"\n")
+        for number in range(self._row, len(lines) - 1):
+            self._on_row(number, lines[number].decode())
+        self._row = max(self._row, len(lines) - 1)
+
+    def _close(self) -> None:
+        """End the answer without the model: complete an open mask."""
+        self.ended = True
+        if self._start is None:
+            self.truncated = True
+            return
+        text = self.text[self._start :].decode(errors="ignore")
+        rest = closing(text, self._hints.grid_hw, codec=self._codec)
+        for token in self._language.tokens_behind(self.tokens, rest):
+            self._add(token, 1.0)
+        self.stats["closed_early"] += 1
