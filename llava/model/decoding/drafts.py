@@ -4,9 +4,8 @@ A guess costs one pass through the model however long it is, and is kept as far 
 wrong one changes no answer. Rows of a mask resemble the rows above them: a guessed row repeats the row above.
 Where the row being written has already left the guess, the rest is taken from the same column on.
 
-Edges of regions in real masks stay where they are in three rows of five, and move on as they last moved in one
-of five: guesses that follow their drift, or that widen both sides alike, take more passes than plain copies
-(scripts/bench/replay.py).
+In masks of real objects most edges stay in their column from row to row, also after a row in which they moved:
+guesses that follow their drift, or that widen both sides alike, take more passes than plain copies.
 """
 
 from __future__ import annotations
