@@ -4,8 +4,8 @@ A guess costs one pass through the model however long it is, and is kept as far 
 wrong one changes no answer. Rows of a mask resemble the rows above them: a guessed row repeats the row above.
 Where the row being written has already left the guess, the rest is taken from the same column on.
 
-In masks of real objects most edges stay in their column from row to row, also after a row in which they moved:
-guesses that follow their drift, or that widen both sides alike, take more passes than plain copies.
+In masks of real objects most edges stay in their column from row to row, also after a row in which they
+moved: guesses that follow their drift, or that widen both sides alike, take more passes than plain copies.
 """
 
 from __future__ import annotations
