@@ -1,0 +1,258 @@
+"""Benchmarks: what they ask, which version they are, what stands beside their numbers."""
+
+import json
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from dataset_folders import refer
+from eval_fakes import SETTINGS, SPLIT, FakeSegmenter, box_mask, drawn_samples
+
+from llava.data.readers import DATASETS
+from llava.data.rle import encode_mask
+from llava.eval.anchors import MEAN, PUBLISHED, RES, published
+from llava.eval.benchmarks import BENCHMARKS, benchmark_of
+from llava.eval.definitions import find_definition
+from llava.eval.loop import evaluate, question_of
+from llava.eval.report import told_in_text, write_report
+from llava.eval.run import describe_samples
+from llava.eval.semantic_scores import RULES
+from llava.eval.tables import as_text
+from llava.types import Prediction, Sample
+
+WORDED = {
+    "refer_seg v1": ["Please segment only the [class_name] in the image."],
+    "gres v1": ["Please segment only the [class_name] in the image."],
+    "reason_seg v1": [
+        "[question] Please respond with a segmentation mask.",
+        "Please segment only the [class_name] in the image.",
+    ],
+    "refer_comprehension v1": ["Please segment only the [class_name] in the image."],
+    "semantic_seg v1": ["Please segment the image based on the category: [class_name]."],
+}
+"""Wording of each version: whoever changes one gives the benchmark a new version."""
+
+ONE_QUESTION = ("refer_seg", "gres", "reason_seg", "refer_comprehension")
+
+
+def test_each_version_has_its_one_wording():
+    assert {each.label: list(each.questions) for each in BENCHMARKS.values()} == WORDED
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_names_only_what_there_is(name):
+    benchmark = BENCHMARKS[name]
+    maps = {rules.name for rules in RULES}
+    for definition, metric in benchmark.compared:
+        if name == "semantic_seg":
+            assert definition in maps and metric == "mIoU"
+        else:
+            assert metric in find_definition(definition).reports
+            assert definition in benchmark.definitions
+    assert all(split.partition("|")[0] in DATASETS for split in benchmark.splits)
+    assert {split.partition("|")[0] for split in benchmark.splits} <= set(benchmark.datasets)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_number_has_a_place_beside_a_result(name):
+    benchmark = BENCHMARKS[name]
+    rows = PUBLISHED[name]
+    assert len(rows) >= 6 and all(row.source for row in rows)
+    assert {(row.definition, row.metric) for row in rows} <= set(benchmark.compared)
+    columns = {column for row in rows for column in row.values if column != MEAN}
+    assert {column for column in columns if column.count("|") < 2 or name != "reason_seg"} == set(
+        benchmark.splits
+    )
+    assert all(0 < value < 100 for row in rows for value in row.values.values())
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "method", "how", "mean"),
+    [
+        ("refer_seg", "LISA-7B", "", 69.9),
+        ("refer_seg", "GSVA-7B", "", 71.4),
+        ("refer_seg", "GSVA-13B", "", 72.8),
+        ("refer_seg", "GLaMM-7B", "", 75.6),
+        ("refer_seg", "Text4Seg LLaVA-1.5-7B", "no refiner", 67.2),
+        ("refer_seg", "Text4Seg LLaVA-1.5-7B", "SAM", 74.9),
+        ("refer_seg", "Text4Seg LLaVA-1.5-13B", "SAM", 76.2),
+        ("refer_seg", "Text4Seg InternVL2-8B", "no refiner", 71.4),
+        ("refer_seg", "Text4Seg InternVL2-8B", "SAM", 75.4),
+        ("gres", "Text4Seg LLaVA-1.5-7B", "SAM", 69.9),
+        ("gres", "Text4Seg LLaVA-1.5-13B", "SAM", 71.5),
+        ("gres", "Text4Seg InternVL2-8B", "SAM", 71.1),
+        ("refer_comprehension", "LISA-7B", "", 79.8),
+        ("refer_comprehension", "GSVA-7B", "", 80.3),
+        ("refer_comprehension", "Text4Seg LLaVA-1.5-7B", "SAM", 87.0),
+        ("refer_comprehension", "Text4Seg LLaVA-1.5-13B", "SAM", 87.7),
+        ("refer_comprehension", "Text4Seg InternVL2-8B", "no refiner", 85.0),
+        ("refer_comprehension", "Text4Seg InternVL2-8B", "SAM", 87.1),
+    ],
+)
+def test_published_rows_have_the_mean_that_is_published_with_them(benchmark, method, how, mean):
+    found = [row for row in PUBLISHED[benchmark] if row.method == method and how in row.how]
+    values = [value for row in found for value in row.values.values()]
+    assert len(values) in (6, 8)
+    assert statistics.mean(values) == pytest.approx(mean, abs=0.0501)
+
+
+def options_of(name):
+    return {"benchmark": BENCHMARKS[name].settings()}
+
+
+def test_a_run_of_another_version_is_not_scored():
+    options = json.loads(json.dumps(options_of("gres")))
+    assert benchmark_of(options) is BENCHMARKS["gres"] and benchmark_of({}) is None
+    options["benchmark"]["version"] = 9
+    with pytest.raises(ValueError, match=r"the run is of gres v9, this code knows refer_seg v1, gres v1"):
+        benchmark_of(options)
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "message"),
+    [
+        ("gres", "ade20k|val", r"gres cannot be run on 'ade20k\|val'; it can on refcoco"),
+        ("semantic_seg", "refcoco|val", r"semantic_seg cannot be run on 'refcoco\|val'; it can on cocostuff"),
+        ("semantic_seg", "voc20|test", "unknown split 'test' for voc20"),
+        ("reason_seg", "reasonseg|testA", "unknown split 'testA' for reasonseg"),
+    ],
+)
+def test_a_split_that_a_benchmark_cannot_ask_is_refused(tmp_path, name, spec, message):
+    with pytest.raises(ValueError, match=message):
+        BENCHMARKS[name].read_all(tmp_path, [spec], limit=None, seed=0)
+
+
+class Listening(FakeSegmenter):
+    """Keeps the queries and marks a box at the upper left."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries = []
+
+    def answer(self, query):
+        self.queries.append(query)
+        width, height = query.frames[0].size
+        mask = box_mask(0, 0, 8, 8, (height, width))
+        return Prediction(mask[None, None], np.array([False]), "<seg>")
+
+
+def run(samples, out, name, system=None, **changes):
+    settings = replace(SETTINGS, options=options_of(name), **changes)
+    records = evaluate(system or FakeSegmenter(), samples, out, settings=settings)
+    return write_report(out, records=records)
+
+
+def reasoning_samples(folder):
+    """Two questions and two phrases, ReasonSeg's two kinds, about one picture."""
+    picture = drawn_samples(folder, images=1)[0]
+    mask = encode_mask(box_mask(0, 0, 8, 16))
+    return [
+        Sample(
+            id=f"reasonseg|test|{number}|0",
+            image_path=picture.image_path,
+            image_id=1,
+            size_hw=picture.size_hw,
+            expression="target" if asked else "the Box",
+            mask=mask,
+            group="long query" if asked else "short query",
+            question="Where would one sit <image>?" if asked else "",
+        )
+        for number, asked in enumerate([True, False, True, False])
+    ]
+
+
+def test_a_whole_question_is_asked_in_its_own_words_and_a_phrase_in_the_fixed_ones(tmp_path):
+    system = Listening()
+    samples = reasoning_samples(tmp_path)
+    results = run(samples, tmp_path / "run", "reason_seg", system)
+    asked = [(query.question, list(query.targets)) for query in system.queries]
+    assert (
+        asked
+        == [
+            ("Where would one sit ? Please respond with a segmentation mask.", ["target"]),
+            (None, ["the box"]),
+        ]
+        * 2
+    )
+    assert results["benchmark"] == {"name": "reason_seg", "version": 1, "questions": WORDED["reason_seg v1"]}
+    other = [replace(samples[0], question="Where else?"), *samples[1:]]
+    assert describe_samples(samples) != describe_samples(other)
+    assert question_of(samples[1]) is None
+
+
+def test_kinds_of_questions_stand_in_columns_of_their_own(tmp_path):
+    results = run(reasoning_samples(tmp_path), tmp_path / "run", "reason_seg", Listening())
+    first = results["tables"][0]
+    assert first["title"] == "reason_seg v1: gIoU under lisa, percent"
+    assert first["header"][1:-1] == [
+        "reasonseg test",
+        "reasonseg test short query",
+        "reasonseg test long query",
+    ]
+    assert first["rows"][0] == ["this run, coarse", "50.0", "50.0", "50.0", ""]
+    lisa = next(row for row in first["rows"] if row[0] == "LISA-7B")
+    assert lisa[1:4] == ["36.8", "37.6", "36.6"] and "arXiv 2308.00692" in lisa[4]
+    assert "answers forced along the true ones" in lisa[4]
+
+
+def square_samples(folder):
+    """Two expressions with an annotated box two pixels wider than the mask; the answer is a cell too wide."""
+    found = [one for one in drawn_samples(folder, images=2) if one.expression.startswith("Square")]
+    boxes = ((4.0, 4.0, 14.0, 12.0), (5.0, 4.0, 24.0, 12.0))
+    return [replace(one, boxes_xyxy=(box,)) for one, box in zip(found, boxes, strict=True)]
+
+
+def test_comprehension_measures_the_annotated_box_and_by_name_that_of_the_mask(tmp_path):
+    results = run(square_samples(tmp_path), tmp_path / "run", "refer_comprehension")
+    assert results["shown"] == ["rec", "text4seg"]
+    scores = {name: results["definitions"][name]["splits"][SPLIT]["coarse"] for name in results["shown"]}
+    assert scores["rec"] == {"samples": 2, "boxes": 2, "box_acc": 1.0}
+    assert scores["text4seg"]["box_acc"] == 1.0
+    wide = square_samples(tmp_path)
+    wide[1] = replace(wide[1], boxes_xyxy=((5.0, 4.0, 32.0, 12.0),))
+    results = run(wide, tmp_path / "wide", "refer_comprehension")
+    told = {table["title"]: table["rows"][0] for table in results["tables"]}
+    assert told["refer_comprehension v1: box_acc under rec, percent"][1] == "50.0"
+    assert told["refer_comprehension v1: box_acc under text4seg, percent"][1] == "100.0"
+
+
+def test_published_numbers_stand_only_beside_their_own_splits_and_rules(tmp_path):
+    samples = drawn_samples(tmp_path)
+    results = run(samples, tmp_path / "drawn", "gres")
+    assert [table["note"] for table in results["tables"]] == [
+        "No published numbers for these splits under this definition."
+    ] * len(BENCHMARKS["gres"].compared)
+    renamed = [replace(one, id=one.id.replace(SPLIT, "grefcoco|unc|val")) for one in samples]
+    results = run(renamed, tmp_path / "gres", "gres", splits=("grefcoco|unc|val",))
+    told = {table["title"]: table for table in results["tables"]}
+    rela, gsva = (told[f"gres v1: gIoU under {name}, percent"] for name in ("rela:side=480", "gsva"))
+    assert rela["header"][1:-1] == ["grefcoco val"]
+    assert [row[0] for row in rela["rows"]] == ["this run, coarse", "ReLA Swin-B"]
+    assert [row[:2] for row in gsva["rows"][1:]] == [["GSVA-7B", "66.4"], ["LISA-7B", "61.6"]]
+    assert "gres v1: N_acc under gsva, percent" in told_in_text(results)
+    page = (tmp_path / "gres" / "report.html").read_text()
+    assert "GSVA-7B" in page and "Beside published numbers" in page
+
+
+def test_a_mean_is_shown_when_every_split_of_the_papers_was_scored(tmp_path):
+    (sample, *_) = drawn_samples(tmp_path, images=1)
+    samples = [replace(sample, id=f"{split}|1|0") for split in RES]
+    whole = run(samples, tmp_path / "whole", "refer_seg", splits=RES)["tables"][0]
+    assert whole["header"][-2] == MEAN and whole["header"][2] == "refcoco testA"
+    rows = {(row[0], row[-1]): row for row in whole["rows"]}
+    assert next(row for (name, _), row in rows.items() if name == "Text4Seg++ 7B")[1:-1] == ["–"] * 8 + [
+        "79.3"
+    ]
+    assert rows["LISA-7B", next(last for name, last in rows if name == "LISA-7B")][-2] == "69.9"
+    part = run(samples[:3], tmp_path / "part", "refer_seg", splits=RES[:3])["tables"][0]
+    assert MEAN not in part["header"] and not published("refer_seg", "gsva", "cIoU", RES)
+    assert as_text([part]).splitlines()[0] == "refer_seg v1: cIoU under text4seg, percent"
+
+
+def test_referring_sets_can_be_asked_in_several_benchmarks(tmp_path):
+    refer(tmp_path)
+    read = [
+        BENCHMARKS[name].read_all(tmp_path, ["refcoco|train"], limit=None, seed=0) for name in ONE_QUESTION
+    ]
+    assert len(read[0]) == 2 and all(samples == read[0] for samples in read)
