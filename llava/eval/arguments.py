@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from llava.model.decoding import DECODINGS
 from llava.refiners import NO_REFINER, REFINER_OPTIONS, refiner_options
 from llava.types import Refiner
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """--model-path, --model-base and --device, and the flags of the refiner."""
+    """--model-path, --model-base, --device and --decoding, and the flags of the refiner."""
     add = parser.add_argument
     add("--model-path", type=Path, required=True, help="checkpoint folder with segmentation.json")
     add(
@@ -20,6 +21,12 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         help="base model of an adapter checkpoint, where it names none or another",
     )
     add("--device", default=None, help="for example cuda or cpu (default: cuda where there is one)")
+    add(
+        "--decoding",
+        choices=list(DECODINGS),
+        default="fast",
+        help=f"how answers are written (default: fast); {'; '.join(map(': '.join, DECODINGS.items()))}",
+    )
     add_refiner_arguments(parser)
 
 

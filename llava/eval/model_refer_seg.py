@@ -29,6 +29,7 @@ from llava.eval.loop import Shard, evaluate
 from llava.eval.predictions import split_of
 from llava.eval.report import REPORT_FILE, told_in_text, write_report
 from llava.eval.run import RunSettings, code_version, describe_samples, fingerprint, open_run
+from llava.model.decoding import check_decoding
 from llava.model.hub import find_settings
 from llava.refiners import NO_REFINER
 from llava.types import Refiner, Sample, Segmenter
@@ -64,6 +65,7 @@ def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunS
     """What the records of this run depend on; batch size, device and number of processes do not count."""
     from llava.model.weights import choose_device, choose_dtype
 
+    check_decoding(options.decoding)
     checkpoint = find_settings(options.model_path)
     model_options = {
         "benchmark": BENCHMARKS[options.benchmark].settings(),
@@ -73,6 +75,7 @@ def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunS
         "image_side": checkpoint.image_side,
         "upsample": checkpoint.upsample,
         "max_new_tokens": options.max_new_tokens,
+        "decoding": options.decoding,
         "dtype": str(choose_dtype(choose_device(options.device), options.dtype)).removeprefix("torch."),
     }
     way, way_options = chosen_refiner(options)
@@ -105,6 +108,7 @@ def load_models(options: argparse.Namespace, device: str | None) -> tuple[Segmen
         device=device,
         dtype=options.dtype,
         max_new_tokens=options.max_new_tokens,
+        decoding=options.decoding,
     )
     return segmenter, refiner
 

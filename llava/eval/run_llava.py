@@ -24,6 +24,7 @@ from llava.eval.arguments import (
 )
 from llava.eval.images import load_image
 from llava.files import atomic_path
+from llava.model.decoding import check_decoding
 from llava.model.hub import find_settings
 from llava.pictures import COARSE, REFINED, Card, Panel, sheet
 from llava.types import BoolArray, Prediction, Query, Refiner, Segmenter
@@ -129,10 +130,14 @@ def load_models(options: argparse.Namespace) -> tuple[Segmenter, Refiner | None]
     """Segmenter and refiner; a folder that is no checkpoint is told before anything heavy is imported."""
     find_settings(options.model_path)
     chosen_refiner(options)
+    check_decoding(options.decoding)
     from llava.model.segmenter import load_segmenter
 
     refiner = load_refiner(options, options.device)
-    return load_segmenter(options.model_path, base=options.model_base, device=options.device), refiner
+    segmenter = load_segmenter(
+        options.model_path, base=options.model_base, device=options.device, decoding=options.decoding
+    )
+    return segmenter, refiner
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

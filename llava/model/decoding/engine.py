@@ -100,19 +100,16 @@ class Decoder:
             for one in asked
         ]
         batch = Batch(self._checkpoint.model, self._backbone, self._checkpoint.processor, pad=self._pad)
-        for writing, scores in zip(writings, self._first(batch, asked, writings, images), strict=True):
+        for writing, scores in zip(writings, self._first(batch, asked, images), strict=True):
             writing.take(scores, [])
         live = list(range(len(writings)))
         while live:
             going = [place for place, number in enumerate(live) if not writings[number].ended]
-            if len(going) < len(live):
-                live = [live[place] for place in going]
-                if not live:
-                    break
+            if going and (len(going) < len(live) or batch.has_waste()):
                 batch.spread(going)
-            elif batch.has_waste():
-                batch.spread(going)
-            self._step(batch, [writings[number] for number in live])
+            live = [live[place] for place in going]
+            if live:
+                self._step(batch, [writings[number] for number in live])
         return writings
 
     def _step(self, batch: Batch, writings: Sequence[Writing]) -> None:
@@ -126,27 +123,20 @@ class Decoder:
         ]
         batch.keep(kept, max(map(len, chunks)))
 
-    def _first(
-        self,
-        batch: Batch,
-        asked: Sequence[Asked],
-        writings: Sequence[Writing],
-        images: dict[str, torch.Tensor],
-    ) -> list[Scores]:
-        """Scores behind each prompt; each image is read once, with what all its prompts begin with."""
+    def _first(self, batch: Batch, asked: Sequence[Asked], images: dict[str, torch.Tensor]) -> list[Scores]:
+        """Scores behind each prompt; each image is read once, with what all its prompts begin with.
+
+        That shared start counts for no answer, so that its stats do not depend on what else is asked.
+        """
         owners = [one.image for one in asked]
-        if sorted(owners) == list(range(len(asked))):
-            order = sorted(range(len(asked)), key=owners.__getitem__)
-            logits = batch.read([asked[place].prompt for place in order], images)
-            batch.spread(owners)
-            return _scores(logits[owners], [1] * len(asked))
+        if owners == list(range(len(asked))):
+            logits = batch.read([one.prompt for one in asked], images)
+            return _scores(logits, [1] * len(asked))
         shared = [
             _common([one.prompt for one in asked if one.image == image]) for image in sorted(set(owners))
         ]
         batch.read(shared, images)
         batch.spread(owners)
-        for writing in writings:
-            writing.stats["passes"] += 1
         rests = [one.prompt[len(shared[one.image]) :] for one in asked]
         logits = batch.put(rests, left=True)
         return _scores(logits, [1] * len(asked))
