@@ -9,8 +9,8 @@ answers, at any size, with this tokenizer. An answer is a sentence of the traini
 expression, and the end of the text; the mask alone, tags included, is counted as well.
 
 Prints a markdown table of means. Ways: "full" is one label for each cell and one pass for each token; all
-others write run lengths ("rrle"): one pass for each token, prompt lookup as in transformers (simulated), forced
-tokens where labels are free, and fast decoding with drafts of rows.
+others write run lengths: one pass for each token, prompt lookup as in transformers (simulated), forced tokens
+where labels are free, and fast decoding with drafts of rows.
 """
 
 from __future__ import annotations

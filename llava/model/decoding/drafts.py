@@ -23,8 +23,8 @@ _RUN = re.compile(r"(.+?) \*([0-9]+)")
 FIRST_ROWS, MOST_ROWS = 4, 8
 """Rows of the first guess of an answer, and of the longest: more would cost more than a pass saves.
 
-In answers about real masks on 16x16 cells, two rows at first take 14.1 passes, four 11.8, whole masks 10.8, and
-put in 2.0, 2.7 and 6.0 guessed tokens for each one written (scripts/bench/replay.py).
+In answers about real masks on 16x16 cells, two rows at first take 14.1 passes, four 11.8, whole masks 10.8,
+and put in 2.0, 2.7 and 6.0 guessed tokens for each one written (scripts/bench/replay.py).
 """
 
 
