@@ -1,10 +1,11 @@
 """Train the tiny SAM from scratch to turn a coarse mask of 16 x 16 cells into the outline of the object.
 
-    python scripts/tiny_model/train_sam.py --out runs/tiny/sam
+    python scripts/tiny_model/train_sam.py --vision runs/tiny/vision --out runs/tiny/sam
 
 Prompts are those of `llava.model.refine.SamRefiner`; coarse masks are true cells with errors like a model's.
-The encoder first learns to tell the colour of the object under every small square, and goes on doing so: with
-masks alone it learns to copy the mask prompt and does not look at the image.
+The encoder starts from the weights of the vision tower, which knows objects already, and goes on telling the
+colour of the object under every small square: from random weights it learns to copy the mask prompt and does
+not look at the image.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from transformers import SamConfig, SamImageProcessorPil, SamModel
+from transformers import CLIPVisionModel, SamConfig, SamImageProcessorPil, SamModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from llava.codec import grid_to_mask, mask_to_grid
 from llava.data.refshapes.scene import COLOURS, Scene
@@ -29,16 +31,16 @@ from llava.data.refshapes.split import render
 from llava.model.refine import frame_hw, mask_prompt, point_prompt
 from llava.types import BoolArray
 
-IMAGE_SIDE, PATCH, PROMPT_SIDE, GRID = 96, 8, 48, 16
-MASKS = 2
+IMAGE_SIDE, PATCH, PROMPT_SIDE, GRID = 96, 12, 32, 16
+WIDTH, LAYERS, HEADS = 128, 5, 4
+"""Of the encoder: those of the vision tower."""
+
+MASKS = 4
 """Objects of an image that one sample asks for."""
 
 POINTS = 10
 ITERATIONS = 2
 """Points of `SamRefiner`, and passes; the refiner makes one more."""
-
-WITHOUT_MASK = 0.35
-"""Share of the steps whose first pass has points only: the mask prompt alone would teach to copy it."""
 
 COLOUR_NAMES = list(COLOURS)
 
@@ -46,36 +48,74 @@ Item = tuple[torch.Tensor, ...]
 
 
 def sam_config() -> SamConfig:
-    """Configuration of the tiny SAM: 96-pixel images, 12 x 12 embedding, 48 x 48 masks."""
+    """Configuration of the tiny SAM: 96-pixel images, 8 x 8 embedding, 32 x 32 masks."""
     return SamConfig(
         vision_config={
-            "hidden_size": 96,
-            "output_channels": 64,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
+            "hidden_size": WIDTH,
+            "output_channels": WIDTH,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
             "image_size": IMAGE_SIDE,
             "patch_size": PATCH,
             "window_size": 0,
-            "global_attn_indexes": [0, 1, 2, 3],
+            "global_attn_indexes": list(range(LAYERS)),
             "use_rel_pos": False,
-            "num_pos_feats": 32,
-            "mlp_ratio": 2.0,
+            "num_pos_feats": WIDTH // 2,
+            "mlp_ratio": 4.0,
+            "initializer_range": 0.02,  # the default, 1e-10, makes an encoder that gives nothing but zeros
         },
         prompt_encoder_config={
-            "hidden_size": 64,
+            "hidden_size": WIDTH,
             "image_size": IMAGE_SIDE,
             "patch_size": PATCH,
             "mask_input_channels": 8,
         },
         mask_decoder_config={
-            "hidden_size": 64,
+            "hidden_size": WIDTH,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
-            "mlp_dim": 128,
+            "mlp_dim": 256,
             "iou_head_hidden_dim": 64,
             "iou_head_depth": 2,
         },
     )
+
+
+def start_encoder(model: Any, tower: Any, pixels: torch.Tensor) -> None:  # noqa: ANN401
+    """Give SAM's encoder the weights of a CLIP tower of the same sizes.
+
+    CLIP normalises its embeddings once before the first layer, SAM does not: the mean size of some images
+    takes the place of that of each patch. The class token is left out. The first convolution of the neck
+    reads the features with equal variances, since a few large ones would hide the rest, and the second one
+    hands them on.
+
+    Args:
+        model: `SamModel`, changed.
+        tower: `CLIPVisionModel`.
+        pixels: float (n, 3, side, side), some images.
+    """
+    encoder, source = model.vision_encoder, tower.base_model
+    names = {"layer_norm1": "layer_norm1", "layer_norm2": "layer_norm2"}
+    names |= {"attn.proj": "self_attn.out_proj", "mlp.lin1": "mlp.fc1", "mlp.lin2": "mlp.fc2"}
+    side = IMAGE_SIDE // PATCH
+    with torch.no_grad():
+        embedded = source.embeddings(pixels)[:, 1:]
+        scale = source.pre_layrnorm.weight / embedded.std(-1).mean()
+        kernel, place = source.embeddings.patch_embedding.weight, source.embeddings.position_embedding.weight
+        encoder.patch_embed.projection.weight.copy_((kernel - kernel.mean(0)) * scale[:, None, None, None])
+        encoder.patch_embed.projection.bias.copy_(source.pre_layrnorm.bias)
+        centred = place[1:] - place[1:].mean(1, keepdim=True)
+        encoder.pos_embed.copy_((centred * scale).unflatten(0, (side, side))[None])
+        for layer, old in zip(encoder.layers, source.encoder.layers, strict=True):
+            for name, old_name in names.items():
+                layer.get_submodule(name).load_state_dict(old.get_submodule(old_name).state_dict())
+            parts = [old.self_attn.q_proj, old.self_attn.k_proj, old.self_attn.v_proj]
+            layer.attn.qkv.weight.copy_(torch.cat([part.weight for part in parts]))
+            layer.attn.qkv.bias.copy_(torch.cat([part.bias for part in parts]))
+        features = tower(pixels).last_hidden_state[:, 1:].flatten(0, 1)
+        values, vectors = torch.linalg.eigh(torch.cov(features.T))
+        encoder.neck.conv1.weight.copy_((vectors / values.clamp(min=1e-3).sqrt()).T[:, :, None, None])
+        encoder.neck.conv2.weight[:, :, 1, 1] += torch.eye(WIDTH)
 
 
 def processor() -> SamImageProcessorPil:
@@ -84,6 +124,8 @@ def processor() -> SamImageProcessorPil:
     mask = {"height": PROMPT_SIDE, "width": PROMPT_SIDE}
     return SamImageProcessorPil(
         size={"longest_edge": IMAGE_SIDE},
+        image_mean=OPENAI_CLIP_MEAN,
+        image_std=OPENAI_CLIP_STD,
         pad_size=square,
         mask_size={"longest_edge": PROMPT_SIDE},
         mask_pad_size=mask,
@@ -98,15 +140,15 @@ def disturbed_cells(cells: np.ndarray, rng: Generator) -> np.ndarray:
         rng: draws the errors.
     """
     cells = cells.copy()
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         cells = np.roll(cells, int(rng.integers(-1, 2)), axis=int(rng.integers(2)))
     for row in np.flatnonzero(cells.any(axis=1)):
         draw = rng.random()
-        if draw < 0.25:
+        if draw < 0.18:
             cells[row] |= np.roll(cells[row], int(rng.choice([-1, 1])))
-        elif draw < 0.5:
+        elif draw < 0.36:
             cells[row] &= np.roll(cells[row], int(rng.choice([-1, 1])))
-        elif draw < 0.54:
+        elif draw < 0.38:
             cells[row] = 0
     return cells
 
@@ -190,14 +232,12 @@ def forward(
     model: Any,  # noqa: ANN401 - transformers types outputs as optional
     batch: Item,
     embeddings: torch.Tensor,
-    *,
-    with_mask: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss over all passes, and the mean IoU of the last one."""
     _, prompts, points, labels, truths, valid, _ = batch
     embeddings = embeddings.repeat_interleave(MASKS, 0)
     truth, inside = truths.flatten(0, 1), valid.repeat_interleave(MASKS, 0)
-    logits: Any = prompts.flatten(0, 1)[:, None] if with_mask else None
+    logits: Any = prompts.flatten(0, 1)[:, None]
     losses = []
     for _ in range(ITERATIONS):
         logits = model(
@@ -218,11 +258,15 @@ def train(args: argparse.Namespace) -> None:
     """Train, print progress, save."""
     torch.manual_seed(args.seed)
     model: Any = SamModel(sam_config())
+    if args.vision:
+        some = torch.stack([RefineSamples(args.scenes, 64, args.seed)[number][0] for number in range(64)])
+        start_encoder(model, CLIPVisionModel.from_pretrained(args.vision), some)
+    if args.init:
+        model = SamModel.from_pretrained(args.init)
     aid = ColourHead(model.config.vision_config.output_channels)
     parameters = [*model.parameters(), *aid.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, args.steps, pct_start=0.08)
-    rng = np.random.default_rng(args.seed)
     samples = RefineSamples(args.scenes, args.steps * args.batch, args.seed)
     loader = DataLoader(samples, batch_size=args.batch, num_workers=args.workers)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
@@ -232,7 +276,7 @@ def train(args: argparse.Namespace) -> None:
         colour_loss = aid(embeddings, batch[-1])
         loss, iou = colour_loss * 0, torch.zeros(())
         if step > args.colour_steps:
-            loss, iou = forward(model, batch, embeddings, with_mask=rng.random() >= WITHOUT_MASK)
+            loss, iou = forward(model, batch, embeddings)
         optimizer.zero_grad()
         (loss + colour_loss).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -256,10 +300,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--scenes", type=int, default=24000, help="scenes of the train split to draw from")
+    parser.add_argument("--vision", type=Path, help="folder of pretrain_vision.py; none: random weights")
+    parser.add_argument("--init", type=Path, help="folder of an earlier run to start from")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/sam"), help="output folder")
     parser.add_argument("--steps", type=int, default=2600, help="optimizer steps")
     parser.add_argument(
-        "--colour-steps", type=int, default=800, help="first steps, which teach colours alone"
+        "--colour-steps", type=int, default=200, help="first steps, which teach colours alone"
     )
     parser.add_argument("--batch", type=int, default=8, help="images a step")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
