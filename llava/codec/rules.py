@@ -127,7 +127,8 @@ def to_lark(grammar: Grammar) -> str:
     lines = []
     for name, rule in grammar.rules.items():
         if name in grammar.terminals:
-            lines.append(f"{names[name]}: /{_write(rule, _REGEX, 0)}/\n")
+            pattern = _write(rule, _REGEX, 0).replace("/", r"\/")
+            lines.append(f"{names[name]}: /{pattern}/\n")
         else:
             lines.append(f"{names.get(name, name)}: {_write(rule, notation, 0)}\n")
     return "".join(reversed(lines))
