@@ -209,14 +209,21 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def read_splits(root: Path, specs: Sequence[str], limit: int) -> dict[str, list[Sample]]:
+def read_splits(root: Path, specs: Sequence[str]) -> dict[str, list[Sample]]:
     """Samples by dataset; masks that mark no pixel are left out, for their answer is always the same."""
     found: dict[str, list[Sample]] = {}
     for spec in specs:
         parsed = parse_spec(spec.replace("/", "|"))
         samples = read_refer(root, str(parsed), check_images=False)
         found.setdefault(parsed.dataset, []).extend(one for one in samples if not one.no_target)
-    return {name: samples[:limit] if limit else samples for name, samples in found.items()}
+    return found
+
+
+def spread(samples: Sequence[Sample], limit: int) -> list[Sample]:
+    """So many samples, evenly spread; all of them for 0."""
+    if not 0 < limit < len(samples):
+        return list(samples)
+    return [samples[place * len(samples) // limit] for place in range(limit)]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -229,7 +236,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--split", action="append", required=True, help="dataset/split, as refcoco/val; several times")
     add("--tokenizer", type=Path, action="append", required=True, help="its folder; several times")
     add("--grids", type=int, nargs="+", default=[16, 24, 32], help="sides of the grids")
-    add("--limit", type=int, default=0, help="take so many expressions of each dataset; 0 takes all")
+    add("--limit", type=int, default=0, help="take so many expressions of each set, evenly spread; 0: all")
     add("--joined", default="", help="take all datasets as one, under this name")
     add("--json", type=Path, help="file for the numbers, which scripts/passes_figure.py draws")
     return parser.parse_args(argv)
@@ -238,9 +245,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     options = parse(argv)
-    sets = read_splits(options.data, options.split, options.limit)
+    sets = read_splits(options.data, options.split)
     if options.joined:
         sets = {options.joined: [sample for samples in sets.values() for sample in samples]}
+    sets = {name: spread(samples, options.limit) for name, samples in sets.items()}
     rows = []
     for folder in options.tokenizer:
         tokenizer = original_tokenizer(folder)
