@@ -67,7 +67,7 @@ def looking_loss(attention: Tensor, places: Tensor, wanted: Tensor, first_patch:
 
 
 class Hints(nn.Module):
-    """Reads the target's box and the place in the mask text off a middle layer, and tells two layers where to look.
+    """Reads box and place in the mask off a middle layer, and tells two layers where to look.
 
     Args:
         width: of the hidden states.

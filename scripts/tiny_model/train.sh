@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train the two shipped models from scratch, score them, and put them into playground/checkpoints.
 #
-#   bash scripts/tiny_model/train.sh        # about two and a half hours on two CPU cores, the sum of its steps
+#   bash scripts/tiny_model/train.sh        # about three hours on two CPU cores, the sum of its steps
 #
 # Everything is seeded; the LLaVA step goes on from its last save when the script is started again.
 set -euo pipefail
@@ -16,7 +16,7 @@ RUN="${RUN:-runs/tiny}"
   "$PYTHON" scripts/tiny_model/pretrain_grounding.py --scenes "$RUN/scenes" --vision "$RUN/vision" --out "$RUN/grounding"
 "$PYTHON" scripts/tiny_model/train_llava.py --scenes "$RUN/scenes" --vision "$RUN/vision" \
   --grounding "$RUN/grounding" --out "$RUN/llava"
-[ -f "$RUN/sam/model.safetensors" ] || "$PYTHON" scripts/tiny_model/train_sam.py --out "$RUN/sam"
+[ -f "$RUN/sam/model.safetensors" ] || "$PYTHON" scripts/tiny_model/train_sam.py --vision "$RUN/vision" --out "$RUN/sam"
 
 "$PYTHON" playground/data/create_refshapes.py --root "$RUN/data" --train 0
 LIMIT=150 SAM_PATH="$RUN/sam" DATA_ROOT="$RUN/data" OUT="$RUN/val" \

@@ -210,7 +210,7 @@ def main() -> None:
     )
     parser.add_argument("--grounding", type=Path, help="folder of pretrain_grounding.py")
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/llava"), help="output folder")
-    parser.add_argument("--steps", type=int, default=2200, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=4200, help="optimizer steps")
     parser.add_argument("--batch", type=int, default=8, help="scenes a step")
     parser.add_argument("--rounds", type=int, default=4, help="questions a scene")
     parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")

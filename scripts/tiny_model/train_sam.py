@@ -278,7 +278,7 @@ def train(args: argparse.Namespace) -> None:
         if step > args.colour_steps:
             loss, iou = forward(model, batch, embeddings)
         optimizer.zero_grad()
-        (loss + colour_loss).backward()
+        (loss + args.colour_weight * colour_loss).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
@@ -305,10 +305,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/sam"), help="output folder")
     parser.add_argument("--steps", type=int, default=2600, help="optimizer steps")
     parser.add_argument(
-        "--colour-steps", type=int, default=200, help="first steps, which teach colours alone"
+        "--colour-steps", type=int, default=100, help="first steps, which teach colours alone"
     )
+    parser.add_argument("--colour-weight", type=float, default=1.0, help="weight of the colours' loss")
     parser.add_argument("--batch", type=int, default=8, help="images a step")
-    parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, scenes and errors")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     train(parser.parse_args())
