@@ -8,7 +8,7 @@
 With --scripted the model computes with random weights and writes the true answers (see scripted.py); "full"
 then writes one label for each cell. Ways take turns at going first, each is warmed up by one answer. Seconds
 are means per answer, vision tower and prompt included: of processor time on the CPU, by the clock on a GPU.
-"lookup" counts the passes that transformers' prompt lookup would take for the plain answers; the library's own
+"lookup" counts the passes that prompt lookup of transformers would take for the plain answers; its own code
 fails on prompts with images (transformers 5.23).
 
 Prints a markdown table. "equal" is the share of answers that have the very text of constrained decoding. How
