@@ -85,8 +85,7 @@ def sample(grammar, rng):
         if isinstance(rule, Text):
             return rule.text
         if isinstance(rule, NoneOf):
-            allowed = re.compile(f"[^{rule.spans}]")
-            return rng.choice([char for char in string.printable + "犬é<>|*\xa0" if allowed.match(char)])
+            return rng.choice(re.findall(f"[^{rule.spans}]", string.printable + "犬é\xa0"))
         if isinstance(rule, Ref):
             return write(grammar.rules[rule.name])
         if isinstance(rule, Seq):

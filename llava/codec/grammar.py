@@ -1,5 +1,7 @@
 r"""What a model may write: mask texts of one grid as a formal grammar.
 
+    python -m llava.codec.grammar --grid 16 --labels "red car" --format gbnf
+
 A row has finitely many cells, so "runs that add up to the row" is a regular language: one rule for each
 label and number of cells left. A text that follows the grammar decodes without a fault, and whatever `encode`
 writes with its labels follows it.
