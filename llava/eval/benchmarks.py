@@ -15,6 +15,7 @@ from typing import Any
 from llava.data.problems import Problems
 from llava.data.questions import EVAL_CLASSES, EVAL_QUESTION, EVAL_WHOLE_QUESTION
 from llava.data.readers import DATASETS, read_dataset
+from llava.data.readers.reasonseg import GENERATED, read_reasonshapes
 from llava.data.readers.refer import REFER_DATASETS, read_refer
 from llava.eval.anchors import CLASSES, GRES, RES
 from llava.eval.definitions import Definition, find_definition
@@ -22,7 +23,7 @@ from llava.eval.semantic import CLASS_SETS, read_maps
 from llava.types import Sample
 
 REFERRING = tuple(name for name, info in DATASETS.items() if info.family == "referring")
-REASONS = ("reasonseg", "earthreason")
+REASONS = ("reasonseg", "earthreason", GENERATED)
 """Sets of whole questions with one mask each."""
 
 
@@ -80,6 +81,8 @@ class Benchmark:
             return read_maps(root, spec)
         if name in REFER_DATASETS:
             return read_refer(root, spec)
+        if name == GENERATED:
+            return list(read_reasonshapes(root, spec.rpartition("|")[2].strip()))
         return list(read_dataset(root, spec, Problems()))
 
     def read_all(self, root: Path, splits: Sequence[str], *, limit: int | None, seed: int) -> list[Sample]:

@@ -31,7 +31,7 @@ def benchmark_tables(
 
     Args:
         benchmark: what was run.
-        results: with "definitions" of `summarise`, and "maps" of `score_maps`.
+        results: with "definitions" of `summarise`, "maps" of `score_maps`, and "settings".
         records: all answers.
         overlaps: counts of each at image size.
     """
@@ -39,9 +39,9 @@ def benchmark_tables(
     if benchmark.by_group:
         for name in benchmark.definitions:
             scores[name] = {**scores[name], **_by_group(records, overlaps, name)}
-    maps = results["maps"]
+    maps, limit = results["maps"], results["settings"]["limit"]
     if not maps:
-        return _compare(benchmark, scores)
+        return _compare(benchmark, scores, limit)
     rules = dict.fromkeys(
         name for told in maps.values() for found in told["scores"].values() for name in found
     )
@@ -52,7 +52,7 @@ def benchmark_tables(
         }
         for name in rules
     }
-    return [_map_scores(maps), _unmatched(maps), *_compare(benchmark, scores)]
+    return [_map_scores(maps), _unmatched(maps), *_compare(benchmark, scores, limit)]
 
 
 def _by_group(records: Sequence[Record], overlaps: Sequence[StageOverlaps], definition: str) -> Columns:
@@ -101,16 +101,18 @@ def _unmatched(maps: Mapping[str, Any]) -> Table:
     }
 
 
-def _compare(benchmark: Benchmark, scores: Mapping[str, Columns]) -> list[Table]:
+def _compare(benchmark: Benchmark, scores: Mapping[str, Columns], limit: int | None) -> list[Table]:
     """One table for each of `Benchmark.compared` that was measured."""
     return [
-        _beside(benchmark, definition, metric, scores[definition])
+        _beside(benchmark, definition, metric, scores[definition], limit=limit)
         for definition, metric in benchmark.compared
         if definition in scores
     ]
 
 
-def _beside(benchmark: Benchmark, definition: str, metric: str, columns: Columns) -> Table:
+def _beside(
+    benchmark: Benchmark, definition: str, metric: str, columns: Columns, *, limit: int | None
+) -> Table:
     """Scores of this run, each stage a row, and the published numbers that may stand below them."""
     names = list(columns)
     whole = benchmark.has_mean and len(names) > 1 and set(names) == set(benchmark.splits)
@@ -120,15 +122,17 @@ def _beside(benchmark: Benchmark, definition: str, metric: str, columns: Columns
         found = {name: columns[name].get(stage, {}).get(metric) for name in names}
         percents = {name: 100 * value for name, value in found.items() if value is not None}
         rows.append([f"this run, {stage}", *_cells(percents, shown), ""])
+    notes = {f"This run scored a random choice of {limit} samples of each split.": limit is not None}
     others = published(benchmark.name, definition, metric, shown)
     for row in others:
         told = f"{row.source}; {row.how}" if row.how else row.source
         rows.append([row.method, *_cells(row.values, shown), told])
+    notes["No published numbers for these splits under this definition."] = not others
     return {
         "title": f"{benchmark.label}: {metric} under {definition}, percent",
         "header": ["", *_short(shown), "source"],
         "rows": rows,
-        "note": "" if others else "No published numbers for these splits under this definition.",
+        "note": " ".join(note for note, holds in notes.items() if holds),
     }
 
 

@@ -2,6 +2,8 @@
 
     python playground/data/create_refshapes.py --root playground/data/refer_seg
 
+With --questions N, whole questions about N scenes of val in the layout of ReasonSeg as well.
+
 Seeded: the same arguments give the same files, and scene i of a split never depends on how many there are.
 """
 
@@ -11,6 +13,7 @@ import argparse
 import os
 from pathlib import Path
 
+from llava.data.refshapes.reasoning import write_reasoning
 from llava.data.refshapes.scene import NEW_SHAPES, SHAPES
 from llava.data.refshapes.split import SPLIT_CODES
 from llava.data.refshapes.write import write_refshapes
@@ -28,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     for split in SPLIT_CODES:
         parser.add_argument(f"--{split}", type=int, default=DEFAULT_COUNTS[split], help=f"scenes of {split}")
+    parser.add_argument("--questions", type=int, default=0, help="scenes of val in the layout of ReasonSeg")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything")
     known = ", ".join(SHAPES + NEW_SHAPES)
     parser.add_argument(
@@ -40,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
         written = write_refshapes(
             args.root, counts, seed=args.seed, shapes=tuple(args.shapes), workers=args.workers
         )
+        if args.questions:
+            written["questions"] = write_reasoning(args.root, args.questions, seed=args.seed)
     except ValueError as error:
         parser.error(str(error))
     print(f"{args.root}: " + ", ".join(f"{count} {name}" for name, count in written.items()))

@@ -36,7 +36,7 @@ from llava.data.readers.shapes import polygon_fault
 from llava.data.rle import encode_mask, rle_area, rle_box_xyxy
 from llava.types import BoolArray, Rle, Sample
 
-NAME = "reasonseg"
+NAME, GENERATED = "reasonseg", "reasonshapes"
 SPLITS = ("train", "val", "test")
 
 TARGET_LABEL = "target"
@@ -60,9 +60,35 @@ def read_reasonseg(root: Path, split: str, problems: Problems) -> Iterator[Sampl
     check_split(split, SPLITS, NAME)
     folder = find_path(root, [f"{base}/{split}" for base in _ROOTS])
     explanations = _explanations(folder.parent, problems) if split == "train" else {}
+    yield from read_questions(folder, f"{NAME}|{split}", problems, explanations=explanations)
+
+
+def read_reasonshapes(root: Path, split: str) -> Iterator[Sample]:
+    """The generated set of this layout, `reasonshapes/val`; its name keeps its scores apart from ReasonSeg's.
+
+    Raises:
+        ValueError: unknown split, or a wrong record.
+        FileNotFoundError: the folder is missing.
+    """
+    check_split(split, ("val",), GENERATED)
+    yield from read_questions(find_path(root, [f"{GENERATED}/{split}"]), f"{GENERATED}|{split}", Problems())
+
+
+def read_questions(
+    folder: Path, title: str, problems: Problems, *, explanations: Mapping[str, str] | None = None
+) -> Iterator[Sample]:
+    """Samples of one folder.
+
+    Args:
+        folder: with `<name>.jpg` and `<name>.json`.
+        title: "name|split", first part of the ids.
+        problems: decides what becomes of wrong records.
+        explanations: answer in words by image file.
+    """
+    explanations = explanations or {}
     pictures = Pictures(folder, ("",))
     stems = sorted({path.stem for suffix in ("jpg", "json") for path in folder.glob(f"*.{suffix}")})
-    progress = tqdm(stems, desc=f"{NAME}|{split}", unit="image", disable=len(stems) < PROGRESS_FROM)
+    progress = tqdm(stems, desc=title, unit="image", disable=len(stems) < PROGRESS_FROM)
     for number, stem in enumerate(progress):
         place = str(folder / f"{stem}.json")
         record = _record(folder / f"{stem}.json", problems)
@@ -72,7 +98,7 @@ def read_reasonseg(root: Path, split: str, problems: Problems) -> Iterator[Sampl
             continue
         for k, text in enumerate(record["text"]):
             yield Sample(
-                id=f"{NAME}|{split}|{stem}|{k}",
+                id=f"{title}|{stem}|{k}",
                 image_path=picture[0],
                 image_id=number,
                 size_hw=picture[1],

@@ -17,5 +17,5 @@ set -euo pipefail
 
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export BENCHMARK=semantic_seg HEADER="${BASH_SOURCE[0]}"
-export DATA_ROOT="${DATA_ROOT:-$HERE/../../../playground/data}"
+export DATA_ROOT="${DATA_ROOT:-$(cd "$HERE/../../.." && pwd)/playground/data}"
 exec bash "$HERE/benchmark.sh" "$@"
