@@ -18,6 +18,9 @@ Table = dict[str, Any]
 Columns = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 """Column, stage, metric: a score in 0..1."""
 
+NAMED_LABELS, LABEL_LETTERS = 5, 30
+"""How many unmatched labels a table names, and how much of each; `results.json` holds more."""
+
 MAP_METRICS = ("mIoU", "mAcc", "aAcc")
 
 
@@ -89,7 +92,7 @@ def _unmatched(maps: Mapping[str, Any]) -> Table:
             split,
             *(str(told[name]) for name in ("images", "labels", "unmatched")),
             percent(told["unmatched_pixels"]),
-            ", ".join(f"{number} x {label}" for label, number in told["unmatched_labels"].items()),
+            ", ".join(map(_counted, list(told["unmatched_labels"].items())[:NAMED_LABELS])),
         ]
         for split, told in maps.items()
     ]
@@ -99,6 +102,11 @@ def _unmatched(maps: Mapping[str, Any]) -> Table:
         "rows": rows,
         "note": "",
     }
+
+
+def _counted(pair: tuple[str, int]) -> str:
+    label, number = pair
+    return f"{number} x {label if len(label) <= LABEL_LETTERS else label[:LABEL_LETTERS] + '…'}"
 
 
 def _compare(benchmark: Benchmark, scores: Mapping[str, Columns], limit: int | None) -> list[Table]:
