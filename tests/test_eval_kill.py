@@ -16,7 +16,7 @@ from llava.eval.report import RESULTS_FILE
 
 ROOT = Path(__file__).parents[1]
 KILLS = 30
-WAIT_SECONDS = 300
+WAIT_SECONDS = 600
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 MODULE = ("-m", "llava.eval.model_refer_seg")
 
