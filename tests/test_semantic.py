@@ -120,6 +120,7 @@ def test_a_map_holds_every_drawn_object_under_its_shape(shapes):
             assert np.array_equal(decode_rle(rle), np.any(expected, axis=0))
         assert {name for name, _ in sample.classes} == {item.shape for item in scene.items}
         assert np.array_equal(decode_rle(sample.mask), scene.masks.any(axis=0))
+        assert sample.expression == "map of classes"
         assert sample.question.endswith("category: others|circle|square|triangle|star|cross|heart|moon.")
 
 
@@ -148,12 +149,14 @@ class Painter:
     def __init__(self, grids, labels):
         self.answers = [mask_answer("Sure:", encode(grid, labels)) for grid in grids]
         self.asked = []
+        self.targets = set()
 
     def segment(self, queries):
         predictions = []
         for query in queries:
             text = self.answers[len(self.asked)]
             self.asked.append(query.question)
+            self.targets |= set(query.targets)
             width, height = query.frames[0].size
             mask = read_answer(text, SETTINGS.grid_hw).foreground.any()
             full = np.full((1, 1, height, width), mask)
@@ -259,6 +262,7 @@ def test_a_map_runs_from_question_to_report_with_refined_masks(shapes, tmp_path)
     system = Painter(grids, ("others", "circle", "the squares"))
     records = evaluate(system, samples, tmp_path / "run", settings=settings, refiner=Shrinker())
     assert system.asked == [sample.question for sample in samples]
+    assert system.targets == {"map of classes"}
     assert set(records[0].regions) == {"truth", "coarse", "refined"}
     refined = [decode_rle(rle) for rle in records[0].regions["refined"].values()]
     assert not (refined[0] & refined[1]).any()

@@ -21,6 +21,10 @@ from llava.data.wording import CLASS_NAME, fill_places
 from llava.types import BoolArray, Rle, Sample
 
 
+WHOLE_MAP = "map of classes"
+"""Expression of every map, which a system reads as the target: it must not tell what the image shows."""
+
+
 @dataclass(frozen=True)
 class ClassSet:
     """Classes of one data set of label maps.
@@ -98,7 +102,7 @@ def _by_image(samples: Iterator[Sample], question: str) -> Iterator[Sample]:
         yield replace(
             parts[0],
             id=f"{place}|0",
-            expression=", ".join(part.expression for part in parts),
+            expression=WHOLE_MAP,
             mask=merge_rles([part.mask for part in parts], parts[0].size_hw),
             boxes_xyxy=(),
             synonyms=(),
