@@ -15,7 +15,7 @@ WORD_END, COMMAND_END = "\x1f", "\x1e"
 
 RECORDED = ("python", "pip", "torchrun", "accelerate", "deepspeed")
 PASSED_ON = ("srun", "sbatch")
-OTHERS_PROGRAMS = ("pip", "ruff", "mypy", "pytest")
+OTHERS_PROGRAMS = ("pip", "ruff", "mypy", "pytest", "lmms_eval")
 """Programs of other projects; their arguments are theirs to check."""
 
 OF_THE_MACHINE = (

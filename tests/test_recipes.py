@@ -11,6 +11,7 @@ RECIPES = ("grefer", "ovs", "refer", "task", "text4seg")
 SOURCED = "environment.sh"
 BENCHMARKS = ("benchmark", "gres", "reason_seg", "refer_comprehension", "refer_seg", "semantic_seg")
 NEEDS_WORDS = {f"scripts/v1_5/eval/{name}.sh": 'checkpoints/some "refcoco|val"' for name in BENCHMARKS}
+NEEDS_WORDS["scripts/v1_5/eval/vqa.sh"] = "checkpoints/some gqa pope"
 """Scripts that do nothing without arguments, and some."""
 
 

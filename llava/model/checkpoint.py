@@ -23,6 +23,7 @@ from transformers import AutoConfig
 
 from llava.constants import SEGMENTATION_FILE
 from llava.data.prompt import chat_template
+from llava.data.tokens import RESAMPLING
 from llava.model.backbones import Backbone, backbone_of, find_backbone
 from llava.model.hub import find_settings, local_folder, settings_of_base
 from llava.model.original_folder import Original, find_original, find_original_base
@@ -182,8 +183,12 @@ def save_checkpoint(
 ) -> None:
     """Write a plain checkpoint folder: model, processor with the prompt's chat template, settings.
 
-    Settings of None are those of a base that was never trained to segment: no `segmentation.json`.
+    A processor that crops images squashes them from now on, so that programs which know `transformers` alone
+    show the model what it was trained on. Settings of None are those of a base that was never trained to
+    segment: no `segmentation.json`, and the processor as it is.
     """
+    if settings is not None:
+        _squash_alone(processor.image_processor, settings)
     with staged(Path(folder)) as staging:
         model.save_pretrained(staging)
         _save_processor(processor, settings, staging)
@@ -316,6 +321,13 @@ def _save_processor(processor: Any, settings: SegmentationSettings | None, folde
         processor.chat_template = chat_template(settings.prompt)
         settings.save(folder)
     processor.save_pretrained(folder)
+
+
+def _squash_alone(images: Any, settings: SegmentationSettings) -> None:  # noqa: ANN401
+    """Let an image processor that crops do by itself what `llava.data.tokens.squash` does before it."""
+    if getattr(images, "do_center_crop", False) and "height" not in images.size:
+        images.size = {"height": settings.image_side, "width": settings.image_side}
+        images.resample = RESAMPLING[settings.interpolation]
 
 
 def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
