@@ -53,20 +53,20 @@ def scores_of(pairs):
 
 def test_most_objects_named_by_their_position_are_found(answers):
     coarse = scores_of([(prediction.masks[0, 0], truth) for _, truth, prediction in answers])
-    assert coarse["samples"] > 20 and coarse["gIoU"] > 0.6 and coarse["P@0.5"] > 0.75
+    assert coarse["samples"] > 20 and coarse["gIoU"] > 0.65 and coarse["P@0.5"] > 0.8
 
 
-def test_nearly_all_answers_are_well_formed(answers):
-    assert sum(bool(prediction.faults) for _, _, prediction in answers) <= 3
+def test_every_answer_is_well_formed(answers):
+    assert not any(prediction.faults for _, _, prediction in answers)
 
 
-def test_refined_masks_stay_with_the_coarse_ones(answers):
+def test_refined_masks_are_better_than_coarse_ones(answers):
     refiner = SamRefiner(SAM, device="cpu")
-    found = [(image, prediction.masks[0]) for image, _, prediction in answers if prediction.masks.any()]
-    pairs = [(refiner.refine(image, coarse).masks[0], coarse[0]) for image, coarse in found]
-    assert len(pairs) > 8 and all(refined.any() for refined, _ in pairs)
-    assert any((refined != coarse).any() for refined, coarse in pairs)
-    assert scores_of(pairs)["gIoU"] > 0.6
+    found = [answer for answer in answers if answer[2].masks.any()]
+    refined = [refiner.refine(image, prediction.masks[0]).masks[0] for image, _, prediction in found]
+    before = scores_of([(prediction.masks[0, 0], truth) for _, truth, prediction in found])
+    after = scores_of([(mask, truth) for mask, (_, truth, _) in zip(refined, found, strict=True)])
+    assert len(found) > 20 and after["gIoU"] > before["gIoU"] and after["cIoU"] > before["cIoU"]
 
 
 def test_most_absent_objects_are_rejected():
