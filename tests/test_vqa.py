@@ -130,7 +130,7 @@ def test_the_harness_gets_an_environment_of_its_own_made_once(tmp_path):
         subprocess.run(
             ["bash", SCRIPT, "some", "pope"], cwd=ROOT, env=clean | variables, check=True, capture_output=True
         )
-    lines = log.read_text().splitlines()
+    lines = (tmp_path / "log").read_text().splitlines()
     installs = [line for line in lines if "pip install" in line]
     assert installs == [
         "-m pip install --quiet torch torchvision",
