@@ -20,7 +20,6 @@ from llava.data.rle import encode_mask, merge_rles
 from llava.data.wording import CLASS_NAME, fill_places
 from llava.types import BoolArray, Rle, Sample
 
-
 WHOLE_MAP = "map of classes"
 """Expression of every map, which a system reads as the target: it must not tell what the image shows."""
 
