@@ -107,8 +107,7 @@ def random_llava(
 class Script:
     """Makes a model write one answer at a time.
 
-    Places are counted by the attention mask, so that rejected guesses, which are masked out or cut off, are
-    asked again. One answer is written at a time.
+    Places are counted by the length of the cache, from which rejected guesses are cut off.
 
     Args:
         model: gets a hook that replaces its scores.
@@ -125,13 +124,12 @@ class Script:
 
     def _replace(self, _model: Any, _args: Any, given: dict[str, Any], output: Any) -> Any:  # noqa: ANN401
         """Scores of 1 at the token of the script that follows each place, of 0 elsewhere."""
-        mask = given["attention_mask"]
-        if len(mask) != 1:
-            raise ValueError(f"{len(mask)} answers in a pass; a script is for one, ask with --batch 1")
+        scores, length = output.logits, output.past_key_values.get_seq_length()
+        if len(scores) != 1:
+            raise ValueError(f"{len(scores)} answers in a pass; a script is for one, ask with --batch 1")
         if given.get("pixel_values") is not None:
-            self._prompt = int(mask.sum())
-        scores = output.logits
-        places = (mask.cumsum(1)[0, -scores.shape[1] :] - self._prompt).tolist()
+            self._prompt = length
+        places = range(length - scores.shape[1] + 1 - self._prompt, length + 1 - self._prompt)
         wanted = [self._answer[min(place, len(self._answer) - 1)] for place in places]
         scores.zero_()
         scores[0, range(len(wanted)), wanted] = 1.0

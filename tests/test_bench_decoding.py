@@ -1,0 +1,180 @@
+"""The measurement of decoding: known counts of passes, and scripted models that write their script."""
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_llava, tiny_settings, tiny_tokenizer
+from refer_folder import SQUARE, annotation, ref, write_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "scripts" / "bench"), str(ROOT / "scripts")]
+
+pytest.importorskip("llguidance")
+
+import decoding  # noqa: E402
+import passes_figure  # noqa: E402
+import replay  # noqa: E402
+import scripted  # noqa: E402
+
+from llava.codec import encode, mask_answer, read_answer  # noqa: E402
+from llava.data.readers.refer import read_refer  # noqa: E402
+from llava.model.checkpoint import Checkpoint  # noqa: E402
+from llava.model.decoding.hints import hints_for  # noqa: E402
+from llava.model.text_mask import TextMaskSegmenter  # noqa: E402
+from llava.pictures import REFINED  # noqa: E402
+from llava.settings import SegmentationSettings  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SENTENCE = "Sure, here is the segmentation mask for 'red square':"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_dataset(tmp_path, [ref(1, 1, ["the red square", "box"])], [annotation(1, [SQUARE])])
+
+
+@pytest.fixture
+def samples(root):
+    found = read_refer(root, "refcoco|val", check_images=False)
+    assert len(found) == 2
+    return found
+
+
+def answer_ids(answers, grid, sentence):
+    return answers.ids(mask_answer(sentence, encode(np.array(grid), ("others", "red square"))))
+
+
+def test_an_answer_of_equal_rows_takes_a_pass_for_the_prompt_and_some_for_the_first_row():
+    answers = replay.Answers(tiny_tokenizer(), 4)
+    truth = answer_ids(answers, [[0, 1, 1, 0]] * 4, SENTENCE)
+    stats = replay.replay(answers.language, hints_for("red square", (4, 4)), truth, "fast")
+    # The prompt; the sentence, up to the 1 instead of the 4; the width of the region; all other rows.
+    assert stats["passes"] == 4 and stats["tokens"] == len(truth)
+
+
+def test_constrained_replay_takes_a_pass_for_each_token():
+    answers = replay.Answers(tiny_tokenizer(), 4)
+    truth = answer_ids(answers, np.eye(4, dtype=int), "Here:")
+    stats = replay.replay(answers.language, hints_for("red square", (4, 4)), truth, "constrained")
+    assert stats["passes"] == stats["tokens"] == len(truth)
+
+
+def test_an_answer_that_the_grammar_forbids_is_no_replay():
+    answers = replay.Answers(tiny_tokenizer(), 4)
+    truth = answers.ids("Here:\n<seg>others *5\n</seg>")
+    with pytest.raises(ValueError, match="does not allow the answer 'Here"):
+        replay.replay(answers.language, hints_for("dog", (4, 4)), truth, "fast")
+
+
+def test_prompt_lookup_takes_what_followed_the_first_earlier_place():
+    assert replay.lookup_passes([1, 2], [3, 4, 5, 6]) == 4
+    # "7 8" stood in the prompt with 9 behind; so did 9 with 1 2: one pass for 7, for 8, and for the rest.
+    assert replay.lookup_passes([7, 8, 9, 1, 2], [7, 8, 9, 1, 2]) == 2
+    # The guess 9 behind the first 8 is wrong; the pass that shows it gives the right token.
+    assert replay.lookup_passes([7, 8, 9], [7, 8, 5, 6]) == 3
+
+
+def test_a_row_of_the_table_has_means_over_whole_answers_and_masks(samples):
+    row = replay.measure("squares", samples, replay.Answers(tiny_tokenizer(), 4), "tiny")
+    assert row.answers == 2 and row.passes["full"] > row.passes["plain"] > row.passes["fast"]
+    assert row.passes["plain"] >= row.passes["forced"] and row.passes["plain"] >= row.passes["lookup"]
+    assert row.mask_passes["plain"] < row.passes["plain"]
+    cells = replay.table([row]).splitlines()[2].split("|")
+    assert cells[1].strip() == "squares (2)"
+    assert cells[9].strip() == f"{row.passes['plain'] / row.passes['fast']:.1f}x"
+
+
+def test_samples_are_spread_evenly(samples):
+    assert replay.spread(list(range(10)), 3) == [0, 3, 6]
+    assert replay.spread(samples, 0) == samples
+
+
+def scripted_checkpoint(tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    return scripted.scripted(
+        "tiny", tmp_path / "tokenizer", 4, device=torch.device("cpu"), dtype=torch.float32
+    )
+
+
+def test_every_way_writes_the_script_in_its_number_of_passes(tmp_path, samples):
+    checkpoint, script = scripted_checkpoint(tmp_path)
+    ways = decoding.segmenters(checkpoint, with_full=True)
+    found = decoding.measure(ways, samples[:1], prepare=decoding.follow(script, checkpoint))
+    (plain,) = found["plain"].texts
+    answer = read_answer(plain, (4, 4))
+    assert plain.startswith("Sure, here is the segmentation mask for 'the red square':") and not answer.faults
+    assert {name: one.texts == [plain] for name, one in found.items()} == {
+        "full": False,
+        "plain": True,
+        "constrained": True,
+        "forced": True,
+        "fast": True,
+    }
+    assert found["plain"].passes == found["constrained"].passes == found["plain"].tokens
+    assert found["fast"].passes < found["plain"].passes / 3
+    assert (read_answer(found["full"].texts[0], (4, 4), codec="full").foreground == answer.foreground).all()
+    found["lookup"] = decoding.looked_up(found["plain"], samples[:1], checkpoint.processor.tokenizer)
+    rows = {row.way: row for row in decoding.lines(found)}
+    assert rows["fast"].equal == 1 and rows["lookup"].seconds is None and decoding.kept(found) == (1, 1)
+    assert len(decoding.table(list(rows.values())).splitlines()) == 2 + len(found)
+
+
+def test_a_script_is_for_one_answer_at_a_time():
+    model, _ = tiny_llava()
+    scripted.Script(model).set([1, 2])
+    with pytest.raises(ValueError, match="2 answers in a pass; a script is for one"):
+        model(input_ids=torch.ones(2, 3, dtype=torch.long), attention_mask=torch.ones(2, 3, dtype=torch.long))
+
+
+def test_a_model_is_measured_as_it_is(samples):
+    model, processor = tiny_llava()
+    checkpoint = Checkpoint(model, processor, tiny_settings(), Path("tiny"))
+    ways = {
+        name: TextMaskSegmenter(checkpoint, decoding=name, max_new_tokens=8)
+        for name in ("plain", "constrained", "fast")
+    }
+    found = decoding.measure(ways, samples, batch=2)
+    assert found["fast"].texts == found["constrained"].texts and len(found["plain"].texts) == 2
+    assert found["plain"].faulty == [True, True], "a random model writes no mask"
+
+
+@pytest.mark.parametrize(
+    "wrong", [[], ["--model-path", "x", "--scripted", "tiny"], ["--scripted", "tiny", "--batch", "2"]]
+)
+def test_contradicting_sources_of_answers_are_refused(wrong, capsys):
+    with pytest.raises(SystemExit):
+        decoding.parse(["data", "--split", "refcoco/val", *wrong])
+    assert "--scripted" in capsys.readouterr().err
+
+
+def test_the_figure_draws_fast_decoding_as_long_as_it_is(samples):
+    row = asdict(replay.measure("squares", samples, replay.Answers(tiny_tokenizer(), 4), "tiny"))
+    row["passes"] |= {"full": 100.0, "fast": 50.0}
+    pixels = np.asarray(passes_figure.figure([row]))
+    blue = (pixels == REFINED).all(-1).any(0).sum()
+    room = passes_figure.WIDTH - passes_figure.LEFT - passes_figure.RIGHT
+    assert abs(blue - room / 2) <= 1
+    with pytest.raises(ValueError, match="needed are those of one set and one tokenizer"):
+        passes_figure.figure([row, row | {"tokenizer": "other"}])
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["llama2", "qwen"])
+def test_real_masks_take_a_tenth_of_the_passes(name):
+    import real_tokenizers
+
+    folder = Path(os.environ["TEXT4SEG_REAL_DATA"]) / "refcoco_mini"
+    samples = replay.spread(read_refer(folder, "refcoco|val", check_images=False), 8)
+    row = replay.measure("real", samples, replay.Answers(getattr(real_tokenizers, name)(), 16), name)
+    assert row.passes["plain"] / row.passes["fast"] > 10
+    assert row.mask_passes["plain"] / row.mask_passes["fast"] > 8
+
+
+def test_settings_of_a_scripted_model_have_its_grid(tmp_path):
+    assert scripted_checkpoint(tmp_path)[0].settings == SegmentationSettings(grid_hw=(4, 4))
