@@ -114,8 +114,9 @@ def test_a_checkpoint_is_scored_on_a_benchmark(tiny_llava_folder, generated, tmp
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["benchmark"]["name"] == name and results["counts"]["samples"] == 2
     printed = capsys.readouterr().out
-    assert f"{name} v1: {BENCHMARKS[name].compared[0][1]} under" in printed
-    assert "This run scored a random choice of 2 samples of each split." in printed
+    assert "No published numbers for these splits." in printed
+    if name == "reason_seg":
+        assert "This run scored a random choice of 2 samples of each split." in printed
     with pytest.raises(SystemExit, match=r"other settings: .*options was"):
         main([*words, "--benchmark", "gres", "--splits", "refshapes|val"])
 
@@ -206,9 +207,9 @@ def test_true_masks_of_real_refcoco_have_the_annotated_boxes(tmp_path):
         for name in ("rec", "text4seg"):
             scores = results["definitions"][name]["splits"][split]["coarse"]
             assert scores["box_acc"] > 0.9, (split, name)
-    titles = [table["title"] for table in results["tables"]]
-    assert titles[1] == "refer_comprehension v1: box_acc under text4seg, percent"
-    assert len(results["tables"][1]["rows"]) > 5
+    (table,) = results["tables"]
+    assert table["title"] == "refer_comprehension v1: box_acc under text4seg, percent"
+    assert len(table["rows"]) > 5
 
 
 @real

@@ -116,4 +116,5 @@ def published_tables(results: Mapping[str, Any]) -> Iterable[str]:
     """Tables of the run's benchmark, see `llava.eval.tables`."""
     for told in results["tables"]:
         note = f"<p>{html.escape(told['note'])}</p>" if told["note"] else ""
-        yield f"<h3>{html.escape(told['title'])}</h3>{table(told['header'], map(row, told['rows']))}{note}"
+        shown = table(told["header"], map(row, told["rows"])) if told["rows"] else ""
+        yield f"<h3>{html.escape(told['title'])}</h3>{shown}{note}"

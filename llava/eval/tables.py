@@ -18,6 +18,7 @@ Table = dict[str, Any]
 Columns = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 """Column, stage, metric: a score in 0..1."""
 
+NOTHING = "No published numbers for these splits."
 NAMED_LABELS, LABEL_LETTERS = 5, 30
 """How many unmatched labels a table names, and how much of each; `results.json` holds more."""
 
@@ -110,12 +111,15 @@ def _counted(pair: tuple[str, int]) -> str:
 
 
 def _compare(benchmark: Benchmark, scores: Mapping[str, Columns], limit: int | None) -> list[Table]:
-    """One table for each of `Benchmark.compared` that was measured."""
-    return [
+    """Tables of `Benchmark.compared` that hold what no other table does; a note where there is none."""
+    tables = [
         _beside(benchmark, definition, metric, scores[definition], limit=limit)
         for definition, metric in benchmark.compared
         if definition in scores
     ]
+    told = [table for table in tables if benchmark.by_group or not table["note"].endswith(NOTHING)]
+    nothing = {"title": f"{benchmark.label}: published numbers", "header": [], "rows": [], "note": NOTHING}
+    return told or [nothing]
 
 
 def _beside(
@@ -135,7 +139,7 @@ def _beside(
     for row in others:
         told = f"{row.source}; {row.how}" if row.how else row.source
         rows.append([row.method, *_cells(row.values, shown), told])
-    notes["No published numbers for these splits under this definition."] = not others
+    notes[NOTHING] = not others
     return {
         "title": f"{benchmark.label}: {metric} under {definition}, percent",
         "header": ["", *_short(shown), "source"],
@@ -176,4 +180,4 @@ def _one_as_text(table: Table) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([table["title"], *lines, *([table["note"]] if table["note"] else [])])
+    return "\n".join(line for line in (table["title"], *lines, table["note"]) if line)
