@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +35,10 @@ class Scores:
 class Writing:
     """An answer in the making.
 
-    Words before and behind a mask are the model's own: its best token each time, unless that token runs on
-    into a mask in a spelling that no mask has. Inside a mask the best allowed token is taken. Every token is
-    decided by the scores behind the token before it, so guesses change the number of passes and nothing else.
+    Words before and behind a mask are the model's own: its best token each time, unless that token begins a
+    mask and goes on with it in a spelling that no mask has. Inside a mask the best allowed token is taken.
+    Every token is decided by the scores behind the token before it, so guesses change the number of passes
+    and nothing else.
 
     Args:
         language: grammar and tokens.
@@ -77,21 +79,20 @@ class Writing:
         self._codec = codec
         self._limit = limit
         self._on_row = on_row
-        self._matcher: Any = language.matcher()
+        self._matcher: Any = None
         self._start: int | None = None
         self._row = 0
         self._rows = FIRST_ROWS
 
     def guess(self, mode: str) -> list[int]:
         """Tokens to put in behind the last one, to be checked by the same pass."""
+        ids: list[int] = []
         if mode == "fast" and self._codec == "rrle":
             text = draft(self.text.decode(errors="replace").lstrip(" "), self._hints, rows=self._rows)
             ids = self._language.tokens_behind(self.tokens, text) if text else []
-        elif mode == "constrained":
-            return []
-        else:
+        if not ids and mode != "constrained" and self._start is not None:
             ids = self._matcher.compute_ff_tokens()
-        return list(ids[: self._limit - len(self.tokens) - 1])
+        return ids[: self._limit - len(self.tokens) - 1]
 
     def take(self, scores: Scores, drafted: Sequence[int]) -> int:
         """Add tokens as far as the guess holds, and the one behind it; returns how many guesses held."""
@@ -109,10 +110,8 @@ class Writing:
 
     def _decide(self, best: int, probability: float, scores: torch.Tensor) -> int | None:
         """Choose a token and add it; None where the grammar knows no way on."""
-        ends = self._language.ends if self._start is None else frozenset()
-        free = self._start is None and not self._language.is_text(best)
-        if not free and best not in ends and self._matcher.validate_tokens([best]) != 1:
-            choice = self._best_allowed(scores, ends)
+        if not self._may_come(best):
+            choice = self._best_allowed(scores, best)
             if choice is None:
                 self._close()
                 return None
@@ -122,10 +121,35 @@ class Writing:
             self._close()
         return best
 
-    def _best_allowed(self, scores: torch.Tensor, marks: frozenset[int]) -> tuple[int, float] | None:
-        """Best token of those that the grammar allows and of `marks`, and its probability among all."""
-        allowed = self._language.allowed(self._matcher)
-        allowed[list(marks)] = True
+    def _may_come(self, token: int) -> bool:
+        """Whether a token may come next: outside a mask any that begins none, or begins one that can be."""
+        if self._start is not None:
+            return bool(self._matcher.validate_tokens([token]))
+        opening = self._opening(token)
+        return self._language.matcher().validate_tokens(opening) == len(opening)
+
+    def _opening(self, token: int) -> list[int]:
+        """The tokens over which a `<seg>` extends that this token completes; none where it completes none."""
+        if token in self._language.ends:
+            return []
+        text = self.text + self._language.bytes_of(token)
+        place = text.find(_OPEN, max(len(self.text) - len(_OPEN) + 1, 0))
+        if place < 0:
+            return []
+        first = (
+            bisect_right(self.spans, place, key=lambda span: span[0]) - 1 if place < len(self.text) else None
+        )
+        begun = [] if first is None else self.tokens[first:]
+        return [*filter(self._language.is_text, begun), token]
+
+    def _best_allowed(self, scores: torch.Tensor, refused: int) -> tuple[int, float] | None:
+        """Best of the tokens that may come in the place of a refused one, and its probability among all."""
+        matcher, ends = self._matcher, []
+        if self._start is None:
+            matcher, ends = self._language.matcher(), list(self._language.ends)
+            matcher.consume_tokens(self._opening(refused)[:-1])
+        allowed = self._language.allowed(matcher)
+        allowed[ends] = True
         if not allowed.any():
             return None
         hidden = torch.from_numpy(~allowed).to(scores.device)
@@ -135,14 +159,17 @@ class Writing:
     def _add(self, token: int, probability: float) -> None:
         """Put a token behind the answer."""
         self.stats["tokens"] += 1
+        if self._start is not None:
+            self.stats["forced"] += self._matcher.compute_ff_tokens()[:1] == [token]
+            self._matcher.consume_token(token)
+        elif opening := self._opening(token):
+            self._matcher = self._language.matcher()
+            self._matcher.consume_tokens(opening)
         self.tokens.append(token)
         self.spans.append((len(self.text), probability))
         if token in self._language.ends and self._start is None:
             self.ended = True
             return
-        if self._language.is_text(token):
-            self.stats["forced"] += self._matcher.compute_ff_tokens()[:1] == [token]
-            self._matcher.consume_token(token)
         old = len(self.text)
         self.text += self._language.bytes_of(token)
         self._follow(old)
