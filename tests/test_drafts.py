@@ -1,4 +1,4 @@
-"""Guesses of mask rows: what follows a text, case by case, and how many passes guesses of each length take."""
+"""Guesses of mask rows: what follows a text, case by case, and how long the next guess is."""
 
 import pytest
 
@@ -28,9 +28,7 @@ WIDE = (4, 16)
     ],
 )
 def test_the_rest_of_a_row_follows_from_the_row_above(text, expected):
-    text = text.removeprefix(" ")
-    lead = "" if not text else text.rpartition("\n")[2]
-    assert draft_rows(text, WIDE, label="dog") == expected, lead
+    assert draft_rows(text, WIDE, labels=["dog"]) == expected
 
 
 def test_several_rows_are_copies_and_the_last_is_followed_by_the_tag():
@@ -41,7 +39,7 @@ def test_several_rows_are_copies_and_the_last_is_followed_by_the_tag():
 
 
 def test_a_label_that_was_never_written_is_not_guessed():
-    assert draft_rows("others *3| ca", WIDE, label="dog") == ""
+    assert draft_rows("others *3| ca", WIDE, labels=["dog"]) == ""
 
 
 @pytest.mark.parametrize("text", ["others *17\n", "others*16\n", "others *3\n", "dog, dog\n", "*4"])
@@ -50,10 +48,18 @@ def test_behind_another_spelling_there_is_no_guess(text):
 
 
 def test_the_sentence_is_guessed_with_the_first_rows():
-    hints = Hints((1, 4), "dog", ("Sure:\n", "Here:\n"))
+    hints = Hints((1, 4), ("dog",), ("Sure:\n", "Here:\n"))
     assert draft("", hints) == "Sure:\n<seg>others *4\n</seg>"
     assert draft("He", hints) == "re:\n<seg>others *4\n</seg>"
+    assert draft("Look:\n<s", hints) == "eg>others *4\n</seg>"
     assert draft("No", hints) == "" == draft("Sure:\n<seg>others *4\n</seg>", hints)
+
+
+def test_the_name_in_quotes_is_the_label():
+    hints = Hints((2, 4), ("dog", "the dog"), ("Mask of 'the dog':\n",))
+    assert draft("Mask of 'the dog':\n<seg>others *4\n others *2", hints) == "| the dog *1| others *1\n</seg>"
+    assert draft("Mask of it:\n<seg>others *4\n others *2", hints) == "| dog *1| others *1\n</seg>"
+    assert draft("Mask of it:\n<seg>others *4\n the", hints) == " dog *1| others *3\n</seg>"
 
 
 def test_guesses_grow_while_they_hold_and_shrink_when_they_fail():

@@ -168,11 +168,11 @@ def fill_places(template: str, values: dict[str, str]) -> str:
     return text + template[end:]
 
 
-_ARTICLE = "the "
+ARTICLE = "the "
 
 
 def _without_second_article(value: str, before: str) -> str:
     """The value, its leading "the" left out where the text before it ends in one."""
-    bare = value[len(_ARTICLE) :].lstrip() if value.lower().startswith(_ARTICLE) else ""
-    ends_with_article = before.lower() == _ARTICLE or before.lower().endswith(" " + _ARTICLE)
+    bare = value[len(ARTICLE) :].lstrip() if value.lower().startswith(ARTICLE) else ""
+    ends_with_article = before.lower() == ARTICLE or before.lower().endswith(" " + ARTICLE)
     return bare if bare and ends_with_article else value

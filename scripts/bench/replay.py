@@ -158,7 +158,7 @@ class Answers:
         hints = hints_for(name, self.grid_hw)
         if not whole:
             answers = {codec: mask_answer("", text).lstrip("\n") for codec, text in texts.items()}
-            hints = Hints(self.grid_hw, names[1], ("",))
+            hints = Hints(self.grid_hw, names[1:], ("",))
         truth = self.ids(answers["rrle"])
         prompt = self.ids(fill(EVAL_QUESTION, name))[:-1]
         fast = replay(self.language, hints, truth, "fast")

@@ -20,6 +20,8 @@ from llava.constants import BACKGROUND, SEG_CLOSE, SEG_OPEN
 _RUN = re.compile(r"(.+?) \*([0-9]+)")
 """A finished run in the spelling of `llava.codec.encode`."""
 
+_COLON_AND_TAG = f":\n{SEG_OPEN}"
+
 FIRST_ROWS, MOST_ROWS = 4, 8
 """Rows of the first guess of an answer, and of the longest: more would cost more than a pass saves.
 
@@ -44,12 +46,12 @@ class Hints:
 
     Attributes:
         grid_hw: rows and columns of the mask.
-        label: what the mask will probably call its region; "" where nothing is known.
+        labels: what the mask may call its region, the most probable name first.
         sentences: sentences that may stand before the mask, line break included.
     """
 
     grid_hw: tuple[int, int]
-    label: str = ""
+    labels: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
 
 
@@ -65,19 +67,32 @@ def draft(text: str, hints: Hints, *, rows: int = 1) -> str:
         Text to put behind `text`; "" where there is no guess.
 
     Example:
-        >>> draft("Sure:\n<seg>others *1| dog *2| others *1\n others *1| d", Hints((3, 4), "dog"))
+        >>> draft("Sure:\n<seg>others *1| dog *2| others *1\n others *1| d", Hints((3, 4), ("dog",)))
         'og *2| others *1\n'
     """
-    _, opened, inside = text.rpartition(SEG_OPEN)
-    if opened and SEG_CLOSE not in inside:
-        return draft_rows(inside, hints.grid_hw, label=hints.label, rows=rows)
-    if opened:
+    sentence, opened, inside = text.rpartition(SEG_OPEN)
+    if opened and SEG_CLOSE in inside:
         return ""
-    for sentence in hints.sentences:
-        whole = sentence + SEG_OPEN
-        if whole.startswith(text):
-            return whole[len(text) :] + draft_rows("", hints.grid_hw, label=hints.label, rows=rows)
+    if opened:
+        return draft_rows(inside, hints.grid_hw, labels=_named(sentence, hints.labels), rows=rows)
+    for whole in (*(f"{sentence}{SEG_OPEN}" for sentence in hints.sentences), _opened(text)):
+        if whole and whole.startswith(text):
+            first = draft_rows("", hints.grid_hw, labels=_named(whole, hints.labels), rows=rows)
+            return whole[len(text) :] + first
     return ""
+
+
+def _opened(text: str) -> str:
+    """A sentence of other words, with the tag that follows its colon; "" where there is no colon yet."""
+    for size in range(len(_COLON_AND_TAG) - 1, 0, -1):
+        if text.endswith(_COLON_AND_TAG[:size]):
+            return text[:-size] + _COLON_AND_TAG
+    return ""
+
+
+def _named(sentence: str, labels: Sequence[str]) -> list[str]:
+    """The labels, those first that the sentence has in quotes."""
+    return sorted(labels, key=lambda label: f"'{label}'" not in sentence)
 
 
 def rows_after(rows: int, *, drafted: int, accepted: int) -> int:
@@ -87,13 +102,13 @@ def rows_after(rows: int, *, drafted: int, accepted: int) -> int:
     return max(rows // 2, FIRST_ROWS) if 2 * accepted < drafted else rows
 
 
-def draft_rows(text: str, grid_hw: tuple[int, int], *, label: str = "", rows: int = 1) -> str:
+def draft_rows(text: str, grid_hw: tuple[int, int], *, labels: Sequence[str] = (), rows: int = 1) -> str:
     r"""Probable continuation of a mask text in R-RLE form, its closing tag included.
 
     Args:
         text: the mask behind its `<seg>`; may stop in the middle of a word or a number.
         grid_hw: rows and columns of the mask.
-        label: first name to try for a region that was not named yet.
+        labels: names to try for a region that was not named yet.
         rows: how many rows to guess, the unfinished one counted.
 
     Returns:
@@ -111,7 +126,7 @@ def draft_rows(text: str, grid_hw: tuple[int, int], *, label: str = "", rows: in
     for _ in range(rows):
         if len(done) >= height:
             break
-        rest = _rest_of_row(tail, done, width, label)
+        rest = _rest_of_row(tail, done, width, labels)
         if rest is None:
             return written
         written += rest + "\n"
@@ -138,7 +153,7 @@ def read_row(line: str) -> Row | None:
     return tuple(row)
 
 
-def _rest_of_row(tail: str, done: Sequence[Row], width: int, label: str) -> str | None:
+def _rest_of_row(tail: str, done: Sequence[Row], width: int, labels: Sequence[str]) -> str | None:
     """What is missing of the row whose first part is `tail`, without its line break; None: no guess."""
     *pieces, last = tail.split("|")
     row = read_row("|".join(pieces)) if pieces else ()
@@ -146,7 +161,7 @@ def _rest_of_row(tail: str, done: Sequence[Row], width: int, label: str) -> str 
         return None
     guess = done[-1] if done else (Run(BACKGROUND, width),)
     lead = " " if pieces or done else ""
-    known = _known_labels(done, row, label)
+    known = _known_labels(done, row, labels)
     text = ""
     while True:
         start = row[-1].end if row else 0
@@ -160,10 +175,10 @@ def _rest_of_row(tail: str, done: Sequence[Row], width: int, label: str) -> str 
         text, last, lead = text + "|", "", " "
 
 
-def _known_labels(done: Sequence[Row], row: Row, label: str) -> list[str]:
-    """Labels in the order in which to try them: the newest first, then the hint and the background."""
+def _known_labels(done: Sequence[Row], row: Row, labels: Sequence[str]) -> list[str]:
+    """Labels in the order in which to try them: the newest first, then the hints and the background."""
     used = [run.label for one in (*done, row) for run in one]
-    return [*dict.fromkeys(reversed(used)), *([label] if label else []), BACKGROUND]
+    return [*dict.fromkeys([*reversed(used), *labels, BACKGROUND])]
 
 
 def _options(guess: Row, row: Row, start: int, known: Sequence[str]) -> Iterator[Run]:

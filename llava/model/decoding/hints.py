@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llava.codec import clean_label
 from llava.data.questions import normalise_expression
-from llava.data.wording import CLASS_NAME, fill_places, load_wording
+from llava.data.wording import ARTICLE, CLASS_NAME, fill_places, load_wording
 from llava.model.decoding.drafts import Hints
 
 
@@ -14,6 +14,8 @@ def hints_for(target: str, grid_hw: tuple[int, int]) -> Hints:
     They only make guesses: a model that writes other words is not held back from them.
     """
     name, wording = normalise_expression(target), load_wording()
+    # Which of the two a question means cannot be told where it says "the [class_name]".
+    names = (name, name.removeprefix(ARTICLE) if name.startswith(ARTICLE) else f"{ARTICLE}{name}")
     templates = (
         *wording.answer_partial,
         *wording.answer_reasoning,
@@ -21,8 +23,7 @@ def hints_for(target: str, grid_hw: tuple[int, int]) -> Hints:
         *wording.answer_all,
         *wording.answer_condition,
     )
-    sentences = [
-        fill_places(template, {CLASS_NAME: name}) if CLASS_NAME in template else template
-        for template in templates
-    ]
-    return Hints(grid_hw, clean_label(name), tuple(f"{sentence}\n" for sentence in sentences))
+    sentences = dict.fromkeys(
+        f"{fill_places(template, {CLASS_NAME: one})}\n" for one in names for template in templates
+    )
+    return Hints(grid_hw, tuple(clean_label(one) for one in names), tuple(sentences))

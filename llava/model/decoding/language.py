@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -84,10 +85,15 @@ class Language:
         bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
         return np.unpackbits(bits, bitorder="little")[: self.size].astype(bool)
 
-    def tokens_behind(self, written: Sequence[int], text: str) -> list[int]:
+    def tokens_behind(self, written: Sequence[int], text: str, *, more: str = "") -> list[int]:
         """Tokens that a text has behind written ones: those of the tokenizer's own way to cut both together.
 
         Where the written tokens are cut in another way than the tokenizer cuts them, the text stands alone.
+
+        Args:
+            written: tokens so far.
+            text: what to write behind them.
+            more: what may follow, for the cut of the last token, which may reach into it.
         """
         for count in CONTEXTS:
             before = list(written[-count:])
@@ -95,7 +101,15 @@ class Language:
                 context = b"".join(map(self.bytes_of, before)).decode()
             except UnicodeDecodeError:
                 continue
-            ids: list[int] = self._tokens.tokenize_str(context + text)
+            ids: list[int] = self._tokens.tokenize_str(context + text + more)
             if ids[: len(before)] == before:
-                return ids[len(before) :]
+                return self._begun(ids[len(before) :], text if more else None)
         return list(self._tokens.tokenize_str(text))
+
+    def _begun(self, ids: list[int], text: str | None) -> list[int]:
+        """The tokens that begin within a text, or all of them for None."""
+        if text is None:
+            return ids
+        size = len(text.encode())
+        starts = accumulate((len(self.bytes_of(token)) for token in ids), initial=0)
+        return [token for token, start in zip(ids, starts, strict=False) if start < size]

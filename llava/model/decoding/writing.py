@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from llava.constants import SEG_CLOSE, SEG_OPEN
+from llava.constants import BACKGROUND, SEG_CLOSE, SEG_OPEN
 from llava.model.decoding.closing import closing
 from llava.model.decoding.drafts import FIRST_ROWS, Hints, draft, rows_after
 from llava.model.decoding.language import Language
@@ -89,7 +89,8 @@ class Writing:
         ids: list[int] = []
         if mode == "fast" and self._codec == "rrle":
             text = draft(self.text.decode(errors="replace").lstrip(" "), self._hints, rows=self._rows)
-            ids = self._language.tokens_behind(self.tokens, text) if text else []
+            more = f" {BACKGROUND}" if text.endswith("\n") else ""
+            ids = self._language.tokens_behind(self.tokens, text, more=more) if text else []
         if not ids and mode != "constrained" and self._start is not None:
             ids = self._matcher.compute_ff_tokens()
         return ids[: self._limit - len(self.tokens) - 1]
