@@ -130,7 +130,7 @@ def test_wrong_input_ends_with_one_sentence(photo, tmp_path, fakes):
 def test_a_missing_checkpoint_ends_with_one_sentence(photo, tmp_path):
     arguments = command(photo, "dog")
     arguments[1] = str(tmp_path / "no_model")
-    with pytest.raises(SystemExit, match=r"error: .*no_model/segmentation\.json not found"):
+    with pytest.raises(SystemExit, match=r"error: checkpoint folder .*no_model not found"):
         main(arguments)
 
 
