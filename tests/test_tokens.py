@@ -171,6 +171,7 @@ def llama2_processor():
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     images = SimpleNamespace(do_center_crop=True, crop_size={"height": 336, "width": 336})
     processor = SimpleNamespace(
+        image_token="<image>",
         tokenizer=tokenizer,
         image_processor=images,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
