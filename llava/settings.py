@@ -10,8 +10,15 @@ from typing import Any
 from llava.constants import SEGMENTATION_FILE
 from llava.files import write_text_atomic
 
-SYSTEMS = ("text4seg",)
+SYSTEMS = ("text4seg", "text4seg++")
 CODECS = ("rrle", "full", "irle")
+"""Text forms of an image-wise mask: labels of the cells of the whole image."""
+
+BRICKS = "bricks"
+"""Text form of a box-wise mask: a box, and its inside as runs that are one token each (Text4Seg++)."""
+
+ALL_CODECS = (*CODECS, BRICKS)
+BRICK_ORDERS = ("raster", "rows", "rows_separated", "columns", "snake", "hilbert")
 UPSAMPLING = ("bilinear", "nearest")
 CELL_POLICIES = ("centre", "keep_small")
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -23,14 +30,16 @@ class SegmentationSettings:
 
     Attributes:
         system: which published system the weights belong to, one of `SYSTEMS`.
-        codec: text form of a mask, one of `CODECS`.
-        grid_hw: rows and columns of the label grid.
+        codec: text form of a mask, one of `ALL_CODECS`.
+        grid_hw: rows and columns of the label grid; with "bricks" of the inside of each box.
         image_side: side in pixels of the square that every image is squashed to; 0 keeps its shape, where
             the model takes any (Qwen-VL).
         interpolation: how it is squashed, one of `INTERPOLATIONS`.
         prompt: name of the conversation template, a key of `llava.data.prompt.PROMPTS`.
         cell_policy: how a mask becomes cells, one of `CELL_POLICIES`.
         upsample: how cells become a mask, one of `UPSAMPLING`.
+        brick_order: in which order bricks go over the cells of a box, one of `BRICK_ORDERS`.
+        brick_tail: whether the bricks of the background behind the last foreground are written.
         training: command, seed and further facts of the training run, for people.
         scores: measured scores with the command that measured them, for people.
     """
@@ -43,6 +52,8 @@ class SegmentationSettings:
     prompt: str = "text4seg_v1"
     cell_policy: str = "centre"
     upsample: str = "bilinear"
+    brick_order: str = "raster"
+    brick_tail: bool = False
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
 
@@ -52,7 +63,8 @@ class SegmentationSettings:
             f"{name} {value!r}: known are {', '.join(known)}"
             for name, value, known in (
                 ("system", self.system, SYSTEMS),
-                ("codec", self.codec, CODECS),
+                ("codec", self.codec, ALL_CODECS),
+                ("brick_order", self.brick_order, BRICK_ORDERS),
                 ("cell_policy", self.cell_policy, CELL_POLICIES),
                 ("upsample", self.upsample, UPSAMPLING),
                 ("interpolation", self.interpolation, INTERPOLATIONS),
