@@ -43,6 +43,7 @@ class Sample:
         ignore: pixels that belong to no decision, neither target nor background; None where there are none.
         category: class names of the targets where the dataset has classes, joined by ", ", else "".
         classes: (name, mask) of each class, where the sample is a whole map and `mask` their union.
+        instances: mask of each object, where `mask` joins several that the dataset tells apart; else empty.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Sample:
     ignore: Rle | None = None
     category: str = ""
     classes: tuple[tuple[str, Rle], ...] = ()
+    instances: tuple[Rle, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Target:
         question: whole question in the dataset's words, "" where a template asks.
         answer: what the dataset says about the target in words, "" where it says nothing.
         group: kind of the expression where the dataset knows it, else "".
+        instances: mask of each object, where `mask` joins several that the dataset tells apart; else empty.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Target:
     question: str = ""
     answer: str = ""
     group: str = ""
+    instances: tuple[Rle, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -188,4 +190,5 @@ def _target(target_id: str, ref: Sequence[Sample]) -> Target:
         question=first.question,
         answer=first.answer,
         group=first.group,
+        instances=first.instances,
     )

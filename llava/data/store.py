@@ -43,6 +43,7 @@ _TARGET = {
     "question": _TEXT,
     "answer": _TEXT,
     "group": _TEXT,
+    "instances": [_TEXT],
 }
 _FEATURES = Features(
     {
@@ -279,6 +280,7 @@ def _to_row(image: AnnotatedImage) -> dict[str, Any]:
                 "question": target.question,
                 "answer": target.answer,
                 "group": target.group,
+                "instances": [_counts(mask, image) for mask in target.instances],
             }
             for target in image.targets
         ],
@@ -298,22 +300,24 @@ def _counts(mask: Rle | None, image: AnnotatedImage) -> str | None:
     return str(mask["counts"])
 
 
+def _rle(counts: str, size_hw: tuple[int, int]) -> Rle:
+    """Mask of some run lengths."""
+    return {"size": list(size_hw), "counts": counts}
+
+
 def _from_row(row: dict[str, Any], family: str) -> AnnotatedImage:
-    """The image that `_to_row` got."""
+    """The image that `_to_row` got; without the column of instances, which a store may lack, it has none."""
     size_hw = (row["height"], row["width"])
-
-    def mask(counts: str | None) -> Rle | None:
-        return None if counts is None else {"size": list(size_hw), "counts": counts}
-
     targets = tuple(
         Target(
             id=stored["id"],
             names=tuple(stored["names"]),
-            mask=mask(stored["counts"]),
+            mask=None if stored["counts"] is None else _rle(stored["counts"], size_hw),
             part_of=stored["part_of"],
             question=stored["question"],
             answer=stored["answer"],
             group=stored["group"],
+            instances=tuple(_rle(counts, size_hw) for counts in stored.get("instances") or ()),
         )
         for stored in row["targets"]
     )
@@ -324,7 +328,7 @@ def _from_row(row: dict[str, Any], family: str) -> AnnotatedImage:
         image=row["image"],
         size_hw=size_hw,
         targets=targets,
-        ignore=mask(row["ignore"]),
+        ignore=None if row["ignore"] is None else _rle(row["ignore"], size_hw),
         conversations=tuple((turn["question"], turn["answer"]) for turn in row["conversations"]),
     )
 

@@ -162,6 +162,7 @@ def class_samples(
     *,
     image: tuple[Path, int],
     ignore: Rle | None,
+    instances: Mapping[int, Sequence[Rle]] | None = None,
 ) -> Iterator[Sample]:
     """One sample for each class of one image, in the order of the class numbers.
 
@@ -171,9 +172,10 @@ def class_samples(
         classes: names by number.
         image: path and id of the image.
         ignore: pixels that belong to no decision, None where there are none.
+        instances: masks of the objects of a class by its number, where the dataset tells them apart.
     """
     for number in sorted(masks):
-        mask = masks[number]
+        mask, objects = masks[number], tuple((instances or {}).get(number, ()))
         yield Sample(
             id=f"{place}.{number}|0",
             image_path=image[0],
@@ -184,6 +186,7 @@ def class_samples(
             boxes_xyxy=(rle_box_xyxy(mask),),
             synonyms=classes[number].synonyms,
             ignore=ignore,
+            instances=objects if len(objects) > 1 else (),
         )
 
 

@@ -15,8 +15,8 @@ Every row says what one sentence names in one image:
   without `split` is of train. In JSON `value` may be a number or a list, `sentence` a list of wordings.
 - `question` may hold a whole question in place of the templates' ("Where does it leak?"); `sentence` is then
   the label that the mask is written with. `answer` may hold the words in front of the mask.
-- Rows of one image with the same sentence are one target: their masks are joined. Sentences of one image with
-  the same mask are wordings of one target.
+- Rows of one image with the same sentence are one target: their masks are joined, each row and each number
+  of `value` is one object of it. Sentences of one image with the same mask are wordings of one target.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from llava.data.readers.label_maps import MAP_MODES, read_pixels
 from llava.data.readers.lookup import PROGRESS_FROM, Pictures, check_split
 from llava.data.readers.own_table import NOT_THERE, SPLITS, SUBFOLDER, TABLES, Row, read_table
 from llava.data.readers.shapes import masks_by_value
-from llava.data.rle import empty_rle, merge_rles, rle_box_xyxy
+from llava.data.rle import merge_rles, rle_box_xyxy
 from llava.types import Rle, Sample
 
 NAME = "own"
@@ -142,7 +142,8 @@ def _samples(
         parts = _parts(folder, same, size_hw)
         if parts is None:
             continue
-        mask = merge_rles(parts, size_hw) if parts else empty_rle(size_hw)
+        objects = [mask for part in parts for mask in part]
+        mask = merge_rles(objects, size_hw)
         key = mask["counts"] if parts else f"absent {number}"
         targets.setdefault(key, len(targets))
         wordings[key] = wordings.get(key, -1) + 1
@@ -154,14 +155,15 @@ def _samples(
             expression=same[0].sentence,
             mask=mask,
             no_target=not parts,
-            boxes_xyxy=tuple(rle_box_xyxy(part) for part in parts),
+            boxes_xyxy=tuple(rle_box_xyxy(merge_rles(part, size_hw)) for part in parts),
             question=same[0].question,
             answer=next((row.answer for row in same if row.answer), ""),
+            instances=tuple(objects) if len(objects) > 1 else (),
         )
 
 
-def _parts(folder: _Folder, rows: Sequence[Row], size_hw: tuple[int, int]) -> list[Rle] | None:
-    """Masks of the rows of one sentence, empty when it names nothing; None after a report."""
+def _parts(folder: _Folder, rows: Sequence[Row], size_hw: tuple[int, int]) -> list[list[Rle]] | None:
+    """Objects of each row of one sentence, empty when it names nothing; None after a report."""
     names = [(row.mask, row.value) for row in rows]
     twice = next((row for k, row in enumerate(rows) if names[k] in names[:k]), None)
     if twice is not None:
@@ -178,8 +180,8 @@ def _parts(folder: _Folder, rows: Sequence[Row], size_hw: tuple[int, int]) -> li
     return kept if len(kept) == len(parts) else None
 
 
-def _part(folder: _Folder, row: Row, size_hw: tuple[int, int]) -> Rle | None:
-    """Pixels that one row means, None after a report."""
+def _part(folder: _Folder, row: Row, size_hw: tuple[int, int]) -> list[Rle] | None:
+    """Pixels of each object that one row means, None after a report."""
     if row.mask not in folder.found:
         folder.found[row.mask] = _read_mask(folder, row, size_hw)
     found = folder.found[row.mask]
@@ -202,7 +204,7 @@ def _part(folder: _Folder, row: Row, size_hw: tuple[int, int]) -> Rle | None:
         )
         folder.problems.report("mask of several values", row.place, message)
         return None
-    return merge_rles([found[value] for value in row.value or there], size_hw)
+    return [found[value] for value in row.value or there]
 
 
 def _read_mask(folder: _Folder, row: Row, size_hw: tuple[int, int]) -> dict[int, Rle] | None:

@@ -2,7 +2,8 @@
 
 `panoptic_<split>2017.json` (`images`, `annotations` with `segments_info`, `categories`) and a PNG of segment
 ids for each image. Segments of one class become one target; a crowd is a region of its class like any other.
-Pixels of id 0 belong to no decision.
+Segments of things are the target's instances, segments of stuff only are parts of a region. Pixels of id 0
+belong to no decision.
 
 Source: https://cocodataset.org/#format-data (5. Panoptic Segmentation).
 """
@@ -30,6 +31,9 @@ CLASSES = class_names("coco_panoptic")
 VOID = 0
 """Id of pixels that no segment claims."""
 
+LAST_THING = 90
+"""Categories up to it are things, which can be counted; stuff comes behind them (`isthing` of the file)."""
+
 _SEGMENT_KEYS = frozenset({"id", "category_id", "area"})
 
 
@@ -46,20 +50,25 @@ def read_panoptic(root: Path, split: str, problems: Problems) -> Iterator[Sample
     check_split(split, SPLITS, NAME)
     images = segmented_images(root, split, _files(split), problems=problems, title=f"{NAME}|{split}")
     for record, ids, path, place in images:
-        masks = _masks(record, ids, problems, place)
-        if masks is None:
+        parts = _parts(record, ids, problems, place)
+        if parts is None:
             continue
+        masks = {category: merge_rles(found, ids.shape) for category, found in parts.items()}
+        ignore = masks.pop(VOID, None)
         yield from class_samples(
             f"{NAME}|{split}|{record['image_id']}",
-            {category: mask for category, mask in masks.items() if category != VOID},
+            masks,
             CLASSES,
             image=(path, int(record["image_id"])),
-            ignore=masks.get(VOID),
+            ignore=ignore,
+            instances={category: parts[category] for category in masks if category <= LAST_THING},
         )
 
 
-def _masks(record: Mapping[str, Any], ids: LabelMap, problems: Problems, place: str) -> dict[int, Rle] | None:
-    """Mask of each category, `VOID` among them where it has pixels; None after a report."""
+def _parts(
+    record: Mapping[str, Any], ids: LabelMap, problems: Problems, place: str
+) -> dict[int, list[Rle]] | None:
+    """Segments of each category, `VOID` among them where it has pixels; None after a report."""
     left = masks_by_value(ids)
     void = left.pop(VOID, None)
     parts: dict[int, list[Rle]] = {} if void is None else {VOID: [void]}
@@ -76,7 +85,7 @@ def _masks(record: Mapping[str, Any], ids: LabelMap, problems: Problems, place: 
         unknown = f"the map has pixels of id {min(left)}, no segment of the annotation has that id"
         problems.report("pixels of an unknown segment", place, unknown)
         return None
-    return {category: merge_rles(masks, ids.shape) for category, masks in parts.items()}
+    return parts
 
 
 def _segment_fault(segment: Mapping[str, Any], left: Mapping[int, Rle]) -> tuple[str, str] | None:

@@ -33,7 +33,7 @@ from llava.data.readers.refer_files import (
 )
 from llava.data.readers.refer_sources import REFER_DATASETS, ReferSource
 from llava.data.readers.shapes import SHORT_POLYGONS, checked_union
-from llava.data.rle import empty_rle, merge_rles, rle_area, rle_box_xyxy, union_rle
+from llava.data.rle import merge_rles, rle_area, rle_box_xyxy, union_rle
 from llava.types import Rle, Sample
 
 __all__ = [
@@ -191,6 +191,7 @@ class _Reader:
                 mask=masked[0],
                 no_target=not ann_ids,
                 boxes_xyxy=masked[1],
+                instances=masked[2],
                 group=str(sentence.get("group", ref.get("group", ref.get("source", "")))),
                 category=category,
             )
@@ -240,8 +241,11 @@ class _Reader:
 
     def _mask(
         self, ann_ids: Sequence[int], ref: Mapping[str, Any], size_hw: tuple[int, int]
-    ) -> tuple[Rle, tuple[Box, ...]] | None:
-        """Union of the targets and the annotated box of each; None after a report."""
+    ) -> tuple[Rle, tuple[Box, ...], tuple[Rle, ...]] | None:
+        """Union of the targets, the annotated box of each, and their masks where there are several.
+
+        None after a report.
+        """
         masks, boxes = [], []
         for ann_id in ann_ids:
             annotation = self.index.annotation(ann_id, ref, self.refs_path)
@@ -250,7 +254,7 @@ class _Reader:
                 return None
             masks.append(mask)
             boxes.append(_box_xyxy(annotation.get("bbox"), mask))
-        return (merge_rles(masks, size_hw) if masks else empty_rle(size_hw)), tuple(boxes)
+        return merge_rles(masks, size_hw), tuple(boxes), tuple(masks) if len(masks) > 1 else ()
 
     def _annotated_mask(
         self, annotation: Mapping[str, Any], ref: Mapping[str, Any], size_hw: tuple[int, int]
