@@ -17,6 +17,9 @@ FloatArray = NDArray[np.float32]
 Rle = dict[str, Any]
 """Compressed COCO run-length mask: {"size": [height, width] in pixels, "counts": str}."""
 
+Edges = tuple[float, float, float, float]
+"""Edges of a box, (x0, y0, x1, y1) in pixels, x1 and y1 behind its last pixel."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -104,6 +107,9 @@ class Prediction:
             the system gives none.
         stats: what writing the answer cost, in numbers: "tokens", "passes" through the model, and whatever
             else the system counts.
+        boxes: for each target the box (x0, y0, x1, y1) that the answer itself writes, in pixels, which need
+            not be whole; of several boxes the one around them, None for a target without any. None for
+            systems that write no boxes.
     """
 
     masks: BoolArray
@@ -114,9 +120,12 @@ class Prediction:
     labels: dict[str, int] = field(default_factory=dict)
     confidence: FloatArray | None = None
     stats: dict[str, int] = field(default_factory=dict)
+    boxes: tuple[Edges | None, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and dtypes."""
+        if self.boxes is not None and len(self.boxes) != len(self.masks):
+            raise ValueError(f"{len(self.boxes)} boxes for {len(self.masks)} targets; needed is one for each")
         if self.masks.ndim != 4 or self.masks.dtype != np.bool_:
             given = f"{self.masks.dtype} {self.masks.shape}"
             raise ValueError(f"masks must be bool (targets, frames, H, W), got {given}")

@@ -163,6 +163,14 @@ def test_a_doubled_prediction_is_an_error(tmp_path, rank):
         read_run(tmp_path)
 
 
+@pytest.mark.parametrize("boxes", [None, (None,), ((0.5, 1.0, 20.25, 7.0), None)])
+def test_boxes_of_the_answer_come_back_as_they_were(tmp_path, boxes):
+    with RecordWriter(rank_path(tmp_path, 0)) as writer:
+        writer.append([record("a", boxes=boxes)])
+    (read,) = read_records(rank_path(tmp_path, 0))
+    assert read == record("a", boxes=boxes) and read.boxes == boxes
+
+
 def test_other_files_of_the_folder_are_left_alone(tmp_path):
     write(tmp_path, ["a"])
     (tmp_path / "predictions.rank0.old.jsonl").write_text("kept")

@@ -187,6 +187,7 @@ class Evaluation:
             confidence=None if prediction.confidence is None else pack(prediction.confidence[0]),
             regions=map_regions(sample, drawn, masks),
             run=self.run,
+            boxes=prediction.boxes,
         )
 
 

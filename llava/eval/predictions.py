@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from llava.eval.confidence import Packed
 from llava.files import write_text_atomic
-from llava.types import Rle
+from llava.types import Edges, Rle
 
 PREDICTIONS_FILE = "predictions.jsonl"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
@@ -50,6 +50,8 @@ class Record:
         confidence: probability of each label cell to be inside, see `llava.eval.confidence`; None for none.
         regions: of a map of classes, masks by name: "truth" by class, "coarse" and "refined" by label of the
             answer; no two masks of one map overlap. Empty for everything else.
+        boxes: box that the answer itself writes, in pixels (x0, y0, x1, y1), one entry for each target, None
+            for a target without any; None where the system writes no boxes.
         run: `digest` of the settings of the run that the answer belongs to, "" where it is not told.
     """
 
@@ -74,6 +76,7 @@ class Record:
     confidence: Packed | None = None
     regions: dict[str, dict[str, Rle]] = field(default_factory=dict)
     run: str = ""
+    boxes: tuple[Edges | None, ...] | None = None
 
     @property
     def split(self) -> str:
@@ -87,8 +90,13 @@ class Record:
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Record:
         """Record of a decoded line; raises TypeError when fields are missing or unknown."""
-        boxes = tuple(tuple(box) for box in fields.get("boxes_xyxy", ()))
-        return cls(**{**fields, "faults": tuple(fields.get("faults", ())), "boxes_xyxy": boxes})
+        read: dict[str, Any] = {
+            "faults": tuple(fields.get("faults", ())),
+            "boxes_xyxy": tuple(tuple(box) for box in fields.get("boxes_xyxy", ())),
+        }
+        if fields.get("boxes") is not None:
+            read["boxes"] = tuple(None if box is None else tuple(box) for box in fields["boxes"])
+        return cls(**{**fields, **read})
 
 
 def split_of(sample_id: str) -> str:
