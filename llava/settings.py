@@ -17,6 +17,9 @@ CODECS = ("rrle", "full", "irle")
 BRICKS = "bricks"
 """Text form of a box-wise mask: a box, and its inside as runs that are one token each (Text4Seg++)."""
 
+BRICK_GRID = (64, 64)
+"""Cells of a box where nothing says otherwise (Text4Seg++, arXiv 2509.06321)."""
+
 ALL_CODECS = (*CODECS, BRICKS)
 BRICK_ORDERS = ("raster", "rows", "rows_separated", "columns", "snake", "hilbert")
 UPSAMPLING = ("bilinear", "nearest")
