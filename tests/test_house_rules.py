@@ -95,6 +95,7 @@ def test_the_codec_needs_numpy_only():
         "collections",
         "typing",
         "itertools",
+        "functools",
         "math",
         "enum",
         "argparse",

@@ -156,10 +156,23 @@ def centre_indices(side: int, cells: int) -> IntArray:
     return np.add.accumulate(steps, out=steps).astype(np.int64)
 
 
-def _tent(side: int, cells: int) -> NDArray[np.float64]:
-    """Weight of each cell in each pixel along one side, times 2 * `side` so that it is whole; (side, cells).
+def tent_weights(place: IntArray, unit: int, cells: int) -> NDArray[np.float64]:
+    """Weight of each cell at some places along one side, times `unit` so that it is whole.
 
     Every product and sum of such weights is a whole number far below 2 ** 53 and so exact in float64.
+
+    Args:
+        place: int (places,), distance from the centre of the first cell; `unit` is one cell.
+        unit: at least 1.
+        cells: cells along the side.
+
+    Returns:
+        float64 (places, cells); each row adds up to `unit`.
     """
-    place = np.clip((2 * np.arange(side) + 1) * cells - side, 0, 2 * side * (cells - 1))
-    return np.maximum(0.0, 2 * side - np.abs(place[:, None] - 2 * side * np.arange(cells)))
+    place = np.clip(place, 0, unit * (cells - 1))
+    return np.maximum(0.0, unit - np.abs(place[:, None] - unit * np.arange(cells)))
+
+
+def _tent(side: int, cells: int) -> NDArray[np.float64]:
+    """Weight of each cell in each pixel along one side, times 2 * `side`; (side, cells)."""
+    return tent_weights((2 * np.arange(side) + 1) * cells - side, 2 * side, cells)

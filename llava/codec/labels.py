@@ -13,6 +13,7 @@ NAMED_OTHERS = f"the {BACKGROUND}"
 """Stands for a region that is itself called "others", which in a mask text means background."""
 
 _SEPARATOR = re.compile(r"</?seg>|\|")
+_MARKUP = re.compile(r"</?(?:ref|box|seg)>|<[fb][0-9]+>|[<>]")
 COUNT_MARK = re.compile(r"(?<!\S)\*+")
 """Stars at the start of a word; in a mask text they announce a count."""
 
@@ -62,3 +63,22 @@ def clean_label(label: str, *, strict: bool = False, max_length: int = 200) -> s
             f"write {cleaned!r}, or leave strict off to have that done"
         )
     return cleaned
+
+
+def clean_reference(words: str, *, max_length: int = 200) -> str:
+    """Words as they may stand between `<ref>` and `</ref>`.
+
+    Tags, bricks and single angle brackets become a space, runs of white space become one, the text is cut,
+    and if nothing is left it is "object". Words cleaned once are left alone when cleaned again.
+
+    Args:
+        words: what the target is called.
+        max_length: characters kept, at least 1.
+
+    Example:
+        >>> clean_reference("a <box>  left of|the *3 sign")
+        'a left of|the *3 sign'
+
+    Source: ours; the paper (Text4Seg++, arXiv 2509.06321) does not say.
+    """
+    return " ".join(_MARKUP.sub(" ", words).split())[: max(max_length, 1)].rstrip() or UNNAMED

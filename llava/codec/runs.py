@@ -31,6 +31,20 @@ FAULTS = {
     "unreadable_run": "a run is not of the known form; it was left out",
     "bad_count": "a run has no cells or less than none; it was left out",
     "empty_label": "a run has no label; it was read as background",
+    "unknown_brick": "a brick is of no known length; it was left out",
+    "split_run": "neighbouring bricks of one kind could be one; told in strict reading only",
+    "no_label": "a block has no words; it was called object",
+    "no_box": "a block has no box; the whole image was taken",
+    "unreadable_box": "a box is not four numbers; the whole image was taken",
+    "box_spelling": "the four numbers of a box are not written as (x0,y0),(x1,y1); they were read",
+    "box_outside": "a box leaves 0 to 999; it was cut",
+    "box_inverted": "a box ends before it starts; its sides were swapped",
+    "box_flat": "a box has no width or height; it was widened by one",
+    "no_seg": "a block has no <seg>; it was left out",
+    "unclosed_tag": "a <ref> or <box> has no end; what is there was read",
+    "unopened": "a box or bricks stand outside of their tags; they were read",
+    "no_foreground": "a box has no foreground inside; it marks nothing",
+    "bricks_without_box": "bricks stand in a block whose box is empty; they were left out",
 }
 """What can be wrong with an answer, and what was made of it."""
 
@@ -204,26 +218,27 @@ class _Reader:
             position += count
         if position != cells.size:
             kind = "few_cells" if position < cells.size else "many_cells"
-            self.fault(kind, row, f"describes {position} cells, needed {cells.size}: {_quote(line)}")
+            self.fault(kind, row, f"describes {position} cells, needed {cells.size}: {quote(line)}")
 
     def read_run(self, piece: str, row: int | None) -> tuple[str, int]:
         """Label and number of cells of one run; no cells when it cannot be read."""
         match = _RUN.fullmatch(piece.rstrip()) if self.counted else None
         label = " ".join((match[1] if match else piece).split())
         if (self.counted and not match) or COUNT_MARK.search(label):
-            self.fault("unreadable_run", row, f"has a run that cannot be read: {_quote(piece)}")
+            self.fault("unreadable_run", row, f"has a run that cannot be read: {quote(piece)}")
             return BACKGROUND, 0
         # Twelve digits exceed any grid; int() itself refuses some thousands of them.
         count = int(match[3].lstrip("0")[:_DIGITS] or 0) if match else 1
         if not count or (match and match[2] == "-"):
-            self.fault("bad_count", row, f"has a run without cells: {_quote(piece)}")
+            self.fault("bad_count", row, f"has a run without cells: {quote(piece)}")
             return BACKGROUND, 0
         if not label:
-            self.fault("empty_label", row, f"has a run without a label: {_quote(piece)}")
+            self.fault("empty_label", row, f"has a run without a label: {quote(piece)}")
         return label or BACKGROUND, count
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
+    """Model text for a fault's detail, cut."""
     return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")
 
 
