@@ -7,10 +7,13 @@ import subprocess
 import pytest
 from shell_commands import ROOT, blocks_of, check, commands_of, programs_of, training_problems
 
+from llava.eval.benchmarks import BENCHMARKS
+
 RECIPES = ("grefer", "ovs", "refer", "task", "text4seg")
 SOURCED = "environment.sh"
-BENCHMARKS = ("benchmark", "gres", "reason_seg", "refer_comprehension", "refer_seg", "semantic_seg")
-NEEDS_WORDS = {f"scripts/v1_5/eval/{name}.sh": 'checkpoints/some "refcoco|val"' for name in BENCHMARKS}
+NEEDS_WORDS = {
+    f"scripts/v1_5/eval/{name}.sh": 'checkpoints/some "refcoco|val"' for name in ("benchmark", *BENCHMARKS)
+}
 NEEDS_WORDS["scripts/v1_5/eval/vqa.sh"] = "checkpoints/some gqa pope"
 """Scripts that do nothing without arguments, and some."""
 

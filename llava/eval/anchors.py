@@ -11,6 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 MEAN = "mean of the splits"
+JOINS = "+"
+"""Between metrics of which the mean is taken."""
+BOTH_IOUS = "gIoU+cIoU"
+"""What Text4Seg averages over the splits of gRefCOCO."""
 
 RES = (
     "refcoco|unc|val",
@@ -29,11 +33,16 @@ REASONING = ("reasonseg|val", "reasonseg|test", "reasonseg|test|short query", "r
 """A third part behind a split of ReasonSeg names one kind of its questions."""
 
 CLASSES = ("ade20k|val", "pc59|val", "voc20|val")
+MUSE = ("muse|val", "muse|test_less", "muse|test_many")
+RRSIS_D = ("rrsisd|unc|val", "rrsisd|unc|test")
+EARTH = ("earthreason|val", "earthreason|test")
 
 _TEXT4SEG, _PLUS = "Text4Seg, arXiv 2410.09855", "Text4Seg++, arXiv 2509.06321"
 _LISA, _GSVA, _RELA = "LISA, arXiv 2308.00692", "GSVA, arXiv 2312.10103", "GRES, arXiv 2306.00968"
 _SAM = "refined by SAM ViT-H"
 _FORCED = "answers forced along the true ones"
+_NO_REFINER, _SAMREFINER = "64x64 grid in a box, no refiner", "64x64 grid in a box, refined by SAMRefiner"
+_ONE_AVERAGE = "one average; of which metrics and splits is not told"
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Published:
         method: name of the system.
         definition: name of the definition that measured it, of `llava.eval.definitions` or, for label maps,
             of `llava.eval.semantic`.
-        metric: name of the metric.
+        metric: name of the metric, or several joined by "+" for their mean.
         values: percent of each split; `MEAN` stands for the mean over `RES`, or for that of the benchmark.
         source: where it is printed.
         how: what a reader must know to compare.
@@ -71,6 +80,14 @@ def _row(
     given = numbers.split()
     values = {split: float(number) for split, number in zip(splits, given, strict=True) if number not in "-"}
     return Published(method, *rules, values, source, how)
+
+
+def _averages(rules: tuple[str, str], *rows: tuple[str, str, str]) -> tuple[Published, ...]:
+    """Rows of method, number and what else to know, as Text4Seg++ prints them: one number for each system."""
+    told = [
+        (method, number, f"{how}; {_ONE_AVERAGE}" if how else _ONE_AVERAGE) for method, number, how in rows
+    ]
+    return tuple(_row(method, (MEAN,), number, _PLUS, how=how, rules=rules) for method, number, how in told)
 
 
 _LISA_FT = "fine-tuned on the referring sets"
@@ -117,7 +134,15 @@ _RES_ROWS = (
         _TABLE_1,
         how=f"16x16 grid, {_SAM}",
     ),
-    _row("Text4Seg++ 7B", (MEAN,), "79.3", _PLUS, how="64x64 grid in a box, no refiner"),
+    _row("Text4Seg++ 7B", (MEAN,), "79.3", _PLUS, how=_NO_REFINER),
+    _row("Text4Seg++ 13B", (MEAN,), "79.7", _PLUS, how=_NO_REFINER),
+    _row(
+        "Text4Seg++ Qwen2-VL-7B",
+        RES,
+        "81.6 - - 76.9 - - 78.2 -",
+        "STAMP (CVPR 2026), quoting Text4Seg++",
+        how="its mean there is 78.9, that of the paper 79.3",
+    ),
 )
 
 _TABLE_2 = f"{_TEXT4SEG}, table 2"
@@ -174,6 +199,14 @@ _GRES_ROWS = tuple(
         ),
     )
     for metric, numbers in metrics.items()
+) + tuple(
+    _row(method, (MEAN,), number, source, how=how, rules=("text4seg", BOTH_IOUS))
+    for method, number, source, how in (
+        ("Text4Seg LLaVA-1.5-7B", "69.9", _TABLE_2, _SAM),
+        ("Text4Seg LLaVA-1.5-13B", "71.5", _TABLE_2, _SAM),
+        ("Text4Seg InternVL2-8B", "71.1", _TABLE_2, _SAM),
+        ("Text4Seg++ 7B", "69.8", _PLUS, f"{_NO_REFINER}; {_ONE_AVERAGE}"),
+    )
 )
 
 _REASONING_ROWS = tuple(
@@ -202,8 +235,35 @@ _REASONING_ROWS = tuple(
         ),
     )
     for metric, numbers in metrics.items()
+) + _averages(
+    ("lisa", BOTH_IOUS),
+    ("SegLLM", "53.1", ""),
+    ("Seg-Zero", "56.2", ""),
+    ("Text4Seg++ 7B", "54.5", _SAMREFINER),
+)
+_MATCHED = "scored target by target"
+_MUSE_ROWS = _averages(
+    ("lisa", BOTH_IOUS),
+    ("LISA", "26.7", _MATCHED),
+    ("POPEN", "52.5", _MATCHED),
+    ("Text4Seg++ 7B", "63.8", ""),
+)
+_RRSIS_D_ROWS = _averages(
+    ("lavt:side=480", "cIoU+mIoU"),
+    ("SegEarth-R1", "74.4", ""),
+    ("Text4Seg++ 7B", "70.8", ""),
+)
+_EARTH_ROWS = _averages(
+    ("lisa", BOTH_IOUS),
+    ("SegEarth-R1", "68.0", ""),
+    ("SegEarth-R2", "70.9", ""),
+    ("Text4Seg++ 7B", "70.1", ""),
 )
 
+WRITTEN_BOX = "rec:box=written"
+"""Definition of the box that stands in the answer, where one is written."""
+
+_WHICH_BOX = "whether the box of the mask or the one written is not told"
 _TABLE_3 = f"{_TEXT4SEG}, table 3"
 _REC_ROWS = tuple(
     _row(method, splits, numbers, source, how=how, rules=("text4seg", "box_acc"))
@@ -214,7 +274,14 @@ _REC_ROWS = tuple(
         ("Text4Seg LLaVA-1.5-13B", RES, "91.2 94.3 88.0 85.7 90.8 80.1 85.6 85.5", _TABLE_3, _SAM),
         ("Text4Seg InternVL2-8B", RES, "88.3 91.4 85.8 83.5 88.2 77.9 82.4 82.5", _TABLE_3, "no refiner"),
         ("Text4Seg InternVL2-8B", RES, "90.3 93.4 87.5 85.2 89.9 79.5 85.4 85.4", _TABLE_3, _SAM),
-        ("Text4Seg++ 7B", (MEAN,), "91.1", _PLUS, "no refiner"),
+    )
+) + tuple(
+    _row(method, (MEAN,), number, _PLUS, how=how, rules=rules)
+    for rules in (("text4seg", "box_acc"), (WRITTEN_BOX, "box_acc"))
+    for method, number, how in (
+        ("InternVL3", "89.7", ""),
+        ("Text4Seg++ 7B", "91.1", f"no refiner; {_WHICH_BOX}"),
+        ("Text4Seg++ 13B", "92.0", f"no refiner; {_WHICH_BOX}"),
     )
 )
 
@@ -237,6 +304,9 @@ PUBLISHED: Mapping[str, tuple[Published, ...]] = {
     "reason_seg": _REASONING_ROWS,
     "refer_comprehension": _REC_ROWS,
     "semantic_seg": _CLASS_ROWS,
+    "muse": _MUSE_ROWS,
+    "rrsis_d": _RRSIS_D_ROWS,
+    "earth_reason": _EARTH_ROWS,
 }
 """Rows by the name of the benchmark, see `llava.eval.benchmarks`."""
 

@@ -15,16 +15,18 @@ from typing import Any
 from llava.data.problems import Problems
 from llava.data.questions import EVAL_CLASSES, EVAL_QUESTION, EVAL_WHOLE_QUESTION
 from llava.data.readers import DATASETS, read_dataset
+from llava.data.readers.muse import NAME as MUSE_NAME
 from llava.data.readers.reasonseg import GENERATED, read_reasonshapes
 from llava.data.readers.refer import REFER_DATASETS, read_refer
-from llava.eval.anchors import CLASSES, GRES, RES
+from llava.eval.anchors import BOTH_IOUS, CLASSES, EARTH, GRES, MUSE, RES, RRSIS_D, WRITTEN_BOX
 from llava.eval.definitions import Definition, find_definition
+from llava.eval.multi_target import one_per_question
 from llava.eval.semantic import CLASS_SETS, read_maps
 from llava.types import Sample
 
 REFERRING = tuple(name for name, info in DATASETS.items() if info.family == "referring")
-REASONS = ("reasonseg", "earthreason", GENERATED)
-"""Sets of whole questions with one mask each."""
+REASONS = ("reasonseg", "earthreason", MUSE_NAME, GENERATED)
+"""Sets of whole questions, each asked once, for one mask."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Benchmark:
         datasets: names of the data sets that it can be run on.
         questions: wording of the questions that it asks, each for its kind of sample.
         definitions: names of those whose scores the tables show, the first one as the main one.
-        compared: (definition, metric) of the tables that stand beside published numbers.
+        compared: (definition, metric) of the tables that stand beside published numbers; of metrics joined
+            by "+" the mean.
         by_group: kinds of expressions have columns of their own, as papers print them.
         has_mean: papers print the mean over all its splits.
     """
@@ -83,7 +86,8 @@ class Benchmark:
             return read_refer(root, spec)
         if name == GENERATED:
             return list(read_reasonshapes(root, spec.rpartition("|")[2].strip()))
-        return list(read_dataset(root, spec, Problems()))
+        samples = read_dataset(root, spec, Problems())
+        return list(one_per_question(samples) if name == MUSE_NAME else samples)
 
     def read_all(self, root: Path, splits: Sequence[str], *, limit: int | None, seed: int) -> list[Sample]:
         """Samples of several splits in order; with `limit` a seeded random choice of each split.
@@ -129,6 +133,7 @@ _ROWS = (
             ("gsva", "T_acc"),
             ("text4seg", "gIoU"),
             ("text4seg", "cIoU"),
+            ("text4seg", BOTH_IOUS),
         ),
     ),
     Benchmark(
@@ -138,9 +143,36 @@ _ROWS = (
         datasets=REASONS + REFERRING,
         questions=(EVAL_WHOLE_QUESTION, EVAL_QUESTION),
         definitions=("lisa",),
-        compared=(("lisa", "gIoU"), ("lisa", "cIoU")),
+        compared=(("lisa", "gIoU"), ("lisa", "cIoU"), ("lisa", BOTH_IOUS)),
         by_group=True,
         has_mean=False,
+    ),
+    Benchmark(
+        name="muse",
+        version=1,
+        splits=MUSE,
+        datasets=REASONS + REFERRING,
+        questions=(EVAL_WHOLE_QUESTION, EVAL_QUESTION),
+        definitions=("lisa",),
+        compared=(("lisa", BOTH_IOUS),),
+    ),
+    Benchmark(
+        name="rrsis_d",
+        version=1,
+        splits=RRSIS_D,
+        datasets=REFERRING,
+        questions=(EVAL_QUESTION,),
+        definitions=("lavt:side=480",),
+        compared=(("lavt:side=480", "cIoU+mIoU"),),
+    ),
+    Benchmark(
+        name="earth_reason",
+        version=1,
+        splits=EARTH,
+        datasets=REASONS + REFERRING,
+        questions=(EVAL_WHOLE_QUESTION, EVAL_QUESTION),
+        definitions=("lisa", "rela"),
+        compared=(("lisa", BOTH_IOUS),),
     ),
     Benchmark(
         name="refer_comprehension",
@@ -148,8 +180,8 @@ _ROWS = (
         splits=RES,
         datasets=REFERRING,
         questions=(EVAL_QUESTION,),
-        definitions=("rec", "text4seg"),
-        compared=(("rec", "box_acc"), ("text4seg", "box_acc")),
+        definitions=("rec", WRITTEN_BOX, "text4seg"),
+        compared=(("rec", "box_acc"), (WRITTEN_BOX, "box_acc"), ("text4seg", "box_acc")),
     ),
     Benchmark(
         name="semantic_seg",

@@ -21,12 +21,12 @@ CHOICES = {
     "rejected": ("drawn", "missed", "cleared"),
     "no_target": ("as_masks", "scored", "left_out"),
     "told_by": ("answer", "mask"),
-    "box": ("annotated", "mask"),
+    "box": ("annotated", "mask", "written"),
     "ignore": ("dropped", "target", "background"),
     "query": ("sentence", "merged"),
     "tie": ("background", "target"),
 }
-OPTIONS = ("side", "min_area", "ignore", "query", "tie")
+OPTIONS = ("box", "side", "min_area", "ignore", "query", "tie")
 """Fields that may be changed behind a name."""
 
 
@@ -49,8 +49,9 @@ class Definition:
         false_area: |P| of a "scored" expression that was not rejected goes into the sum of U.
         empty_iou: IoU of a target when both masks are empty.
         epsilon: added to each U before the division, as the source does; never to the sums.
-        box: what the box of a mask is compared with. "annotated": the dataset's box, right when IoU >= 0.5;
-            "mask": the box of the true mask, both from first to last pixel, right when IoU > 0.5.
+        box: what is compared. "annotated": the box of the mask with the dataset's box, right when IoU >= 0.5;
+            "mask": with the box of the true mask, both from first to last pixel, right when IoU > 0.5;
+            "written": the box that the answer writes, before any refiner, with the dataset's, IoU >= 0.5.
         ignore: pixels without a decision are "dropped", count as "target" or as "background".
         min_area: a mask with fewer pixels is taken as empty and as a rejection; 0 for none.
         side: masks are squashed to side x side pixels before they are counted; 0 leaves the image size.

@@ -21,7 +21,7 @@ def merge_answers(records: Sequence[Record], tie: str) -> list[Record]:
 
     A pixel belongs to the merged mask when more than half of the answers draw it, and the target is rejected
     unless more than half of them find it; `tie` decides at exactly half. A system that reads all sentences
-    in one question is another thing: its records are merged already.
+    in one question is another thing: its records are merged already. Written boxes have no majority and go.
 
     Raises:
         ValueError: the sentences of one target have different true masks.
@@ -48,6 +48,7 @@ def _merge(answers: Sequence[Record], tie: str) -> Record:
         absent=not binarise(np.array(sum(1 - 2 * one.absent for one in answers)), tie),
         coarse=_majority([one.coarse for one in answers], tie),
         refined=_majority(refined, tie) if len(refined) == len(answers) else None,
+        boxes=None,
     )
 
 

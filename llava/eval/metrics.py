@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from llava.codec.grid import sample_centres
 from llava.eval.definitions import MAIN, PRECISIONS, THRESHOLDS_IN_TENTHS, Definition
-from llava.eval.metrics_boxes import annotated_box_counts, mask_box_counts
+from llava.eval.metrics_boxes import annotated_box_counts, mask_box_counts, written_box_counts
 from llava.types import BoolArray
 
 Scores = dict[str, float | int | None]
@@ -31,6 +31,7 @@ class Overlap:
         ignored_predicted: without a decision, in the predicted mask.
         mask_box: intersection and union of the boxes of both masks.
         annotated_box: the same against the annotated box; None where there is not exactly one.
+        written_box: of the box that the answer writes against that one; None where the system writes none.
     """
 
     intersection: int
@@ -42,6 +43,7 @@ class Overlap:
     ignored_predicted: int = 0
     mask_box: tuple[int, int] = (0, 0)
     annotated_box: tuple[int, int] | None = None
+    written_box: tuple[int, int] | None = None
 
     @property
     def union(self) -> int:
@@ -63,6 +65,7 @@ def overlap(
     ignore: BoolArray | None = None,
     boxes_xyxy: Sequence[Sequence[float]] = (),
     side: int = 0,
+    written: Sequence[Sequence[float] | None] | None = None,
 ) -> Overlap:
     """Counts of one prediction.
 
@@ -75,6 +78,8 @@ def overlap(
         boxes_xyxy: annotated boxes in pixels.
         side: masks are squashed to side x side pixels (nearest) and counted; boxes keep the image size; 0: as
             they are.
+        written: box of the one target that the answer writes, in pixels, None in it for no box; None where
+            the system writes no boxes.
 
     Raises:
         ValueError: the shapes differ, or `no_target` contradicts a truth that has pixels.
@@ -97,6 +102,7 @@ def overlap(
     masks = (prediction, truth, ignore)
     found, wanted, open_ = (sample_centres(one, (side, side)) if side else one for one in masks)
     decided = found & ~open_
+    annotated = boxes_xyxy[0] if len(boxes_xyxy) == 1 else None
     return Overlap(
         intersection=int((decided & wanted).sum()),
         predicted=int(decided.sum()),
@@ -106,7 +112,8 @@ def overlap(
         ignored=int(open_.sum()),
         ignored_predicted=int((found & open_).sum()),
         mask_box=mask_box_counts(prediction, truth),
-        annotated_box=annotated_box_counts(prediction, boxes_xyxy[0]) if len(boxes_xyxy) == 1 else None,
+        annotated_box=None if annotated is None else annotated_box_counts(prediction, annotated),
+        written_box=None if annotated is None or not written else written_box_counts(written[0], annotated),
     )
 
 
@@ -154,7 +161,8 @@ def judge(one: Overlap, rules: Definition) -> Verdict:
     rejected = one.rejected or too_small
     if too_small or (rejected and rules.rejected == "cleared"):
         intersection = predicted = 0
-    box = _box_is_right(one, rules, drawn=predicted > 0)
+    drawn = not rejected if rules.box == "written" else predicted > 0
+    box = _box_is_right(one, rules, drawn=drawn)
     if rules.told_by == "mask":
         rejected = predicted == 0
     if one.no_target and rules.no_target != "as_masks":
@@ -186,7 +194,8 @@ def _guarded(intersection: int, union: int, rules: Definition) -> float:
 
 
 def _box_is_right(one: Overlap, rules: Definition, *, drawn: bool) -> bool | None:
-    counts = one.mask_box if rules.box == "mask" else one.annotated_box
+    kinds = {"mask": one.mask_box, "annotated": one.annotated_box, "written": one.written_box}
+    counts = kinds[rules.box]
     if counts is None or one.no_target:
         return None
     intersection, union = counts

@@ -58,8 +58,24 @@ def annotated_box_counts(prediction: BoolArray, box_xyxy: Sequence[float]) -> tu
         box_xyxy: x0, y0, x1, y1 in pixels.
     """
     found = first_to_last(prediction)
-    if found is None:
-        return 0, 0
-    x0, y0, x1, y1 = (UNITS_PER_PIXEL * side for side in (found[0], found[1], found[2] + 1, found[3] + 1))
-    left, top, right, bottom = (round(UNITS_PER_PIXEL * side) for side in box_xyxy)
-    return box_counts((x0, y0, x1, y1), (left, top, right, bottom))
+    edges = None if found is None else (found[0], found[1], found[2] + 1, found[3] + 1)
+    return written_box_counts(edges, box_xyxy)
+
+
+def written_box_counts(written: Sequence[float] | None, box_xyxy: Sequence[float]) -> tuple[int, int]:
+    """`box_counts` of a box that an answer writes and an annotated one, in squares of hundredths of a pixel.
+
+    Args:
+        written: x0, y0, x1, y1 in pixels; None where the answer has no box.
+        box_xyxy: the annotated one, likewise.
+
+    Example:
+        >>> written_box_counts((0, 0, 1, 1), (0, 0, 2, 1))
+        (10000, 20000)
+    """
+    return box_counts(None if written is None else _hundredths(written), _hundredths(box_xyxy))
+
+
+def _hundredths(box_xyxy: Sequence[float]) -> IntBox:
+    x0, y0, x1, y1 = (round(UNITS_PER_PIXEL * side) for side in box_xyxy)
+    return x0, y0, x1, y1

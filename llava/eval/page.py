@@ -65,8 +65,9 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: #fff; border:
 NOTE = (
     "Scores in percent, masks at image size unless the definition names a side. cIoU: all intersections over "
     "all unions. gIoU, mIoU: mean IoU per expression. P@t: targets with IoU &ge; t. N_acc: no-target "
-    "expressions rejected. T_acc: targets not rejected. box_acc: boxes of masks that fit. Definitions differ "
-    "in what a rejection, an expression without a target and an empty mask count. Stage grid compares label "
+    "expressions rejected. T_acc: targets not rejected. box_acc: boxes of masks that fit, under box=written "
+    "those that the answers write. Definitions differ in what a rejection, an expression without a target "
+    "and an empty mask count. Stage grid compares label "
     "cells, coarse the mask of the answer and refined the mask after SAM, both in pixels."
 )
 

@@ -65,8 +65,8 @@ def write_report(
     folder = Path(folder)
     settings = read_settings(folder)
     benchmark = benchmark_of(settings.options)
-    shown = (benchmark.shown if benchmark else [MAIN]) if shown is None else shown
     records = finished_records(folder, settings) if records is None else records
+    shown = _measured(benchmark.shown if benchmark else [MAIN], records) if shown is None else shown
     overlaps = score_records(records, settings)
     plain: dict[str, Any] = {**asdict(settings), "data_root": data_root or settings.data_root}
     parts = {
@@ -92,6 +92,12 @@ def write_report(
     invalid = [record for record in records if record.faults]
     write_text_atomic(folder / REPORT_FILE, render(results, sheets, invalid))
     return results
+
+
+def _measured(definitions: Sequence[Definition], records: Sequence[Record]) -> list[Definition]:
+    """Definitions without those of written boxes where no answer writes any."""
+    write_boxes = any(record.boxes is not None for record in records)
+    return [rules for rules in definitions if rules.box != "written" or write_boxes]
 
 
 def finished_records(folder: Path, settings: RunSettings) -> list[Record]:

@@ -40,7 +40,8 @@ def score_record(
 
     Stage "grid" compares cells with cells, what the model was trained for. A target too small to own a cell
     has an empty truth there and counts as no target; the other stages know nothing of cells. With `side`,
-    masks are squashed to side x side pixels first; the cells stay as they are.
+    masks are squashed to side x side pixels first; the cells stay as they are. A box that the answer writes
+    belongs to stage "coarse": a refiner does not change it.
     """
     truth, coarse = decode_rle(record.truth), decode_rle(record.coarse)
     ignore = None if record.ignore is None else decode_rle(record.ignore)
@@ -62,6 +63,7 @@ def score_record(
             ignore=ignore,
             boxes_xyxy=record.boxes_xyxy,
             side=side,
+            written=record.boxes if stage == "coarse" else None,
         )
     return stages
 

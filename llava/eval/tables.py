@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from llava.data.readers.refer_sources import REFER_DATASETS
-from llava.eval.anchors import MEAN, published
+from llava.eval.anchors import JOINS, MEAN, published
 from llava.eval.benchmarks import Benchmark
 from llava.eval.definitions import find_definition
 from llava.eval.predictions import Record
@@ -112,26 +112,34 @@ def _counted(pair: tuple[str, int]) -> str:
 
 def _compare(benchmark: Benchmark, scores: Mapping[str, Columns], limit: int | None) -> list[Table]:
     """Tables of `Benchmark.compared` that hold what no other table does; a note where there is none."""
-    tables = [
-        _beside(benchmark, definition, metric, scores[definition], limit=limit)
-        for definition, metric in benchmark.compared
-        if definition in scores
-    ]
-    told = [table for table in tables if benchmark.by_group or not table["note"].endswith(NOTHING)]
+    told = []
+    for definition, metric in benchmark.compared:
+        if definition in scores:
+            table = _beside(benchmark, definition, metric, scores[definition], limit=limit)
+            by_group = benchmark.by_group and JOINS not in metric
+            told += [table] if by_group or not table["note"].endswith(NOTHING) else []
     nothing = {"title": f"{benchmark.label}: published numbers", "header": [], "rows": [], "note": NOTHING}
     return told or [nothing]
+
+
+def _averaged(scores: Mapping[str, float | None], metric: str) -> float | None:
+    """A metric, or the mean of several that "+" joins; None where one of them was not measured."""
+    parts = [scores.get(name) for name in metric.split(JOINS)]
+    known = [part for part in parts if part is not None]
+    return sum(known) / len(known) if len(known) == len(parts) else None
 
 
 def _beside(
     benchmark: Benchmark, definition: str, metric: str, columns: Columns, *, limit: int | None
 ) -> Table:
     """Scores of this run, each stage a row, and the published numbers that may stand below them."""
-    names = list(columns)
-    whole = benchmark.has_mean and len(names) > 1 and set(names) == set(benchmark.splits)
+    averaged = JOINS in metric
+    names = [name for name in columns if not averaged or name.rpartition("|")[0] not in columns]
+    whole = (benchmark.has_mean or averaged) and len(names) > 1 and set(names) == set(benchmark.splits)
     shown = [*names, MEAN] if whole else names
     rows = []
     for stage in dict.fromkeys(stage for found in columns.values() for stage in found if stage != "grid"):
-        found = {name: columns[name].get(stage, {}).get(metric) for name in names}
+        found = {name: _averaged(columns[name].get(stage, {}), metric) for name in names}
         percents = {name: 100 * value for name, value in found.items() if value is not None}
         rows.append([f"this run, {stage}", *_cells(percents, shown), ""])
     notes = {f"This run scored a random choice of {limit} samples of each split.": limit is not None}
@@ -140,8 +148,9 @@ def _beside(
         told = f"{row.source}; {row.how}" if row.how else row.source
         rows.append([row.method, *_cells(row.values, shown), told])
     notes[NOTHING] = not others
+    title = f"mean of {metric.replace(JOINS, ' and ')}" if averaged else metric
     return {
-        "title": f"{benchmark.label}: {metric} under {definition}, percent",
+        "title": f"{benchmark.label}: {title} under {definition}, percent",
         "header": ["", *_short(shown), "source"],
         "rows": rows,
         "note": " ".join(note for note, holds in notes.items() if holds),

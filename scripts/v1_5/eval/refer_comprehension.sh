@@ -5,7 +5,8 @@
 #
 # Without splits: the eight RefCOCO, RefCOCO+ and RefCOCOg splits of the papers. box_acc, the share of boxes that are
 # right, under "rec" (against the annotated box, IoU >= 0.5) and "text4seg" (against the box of the true mask,
-# IoU > 0.5). Answers are those of refer_seg.sh. Examples:
+# IoU > 0.5). Where answers write a box themselves, it is scored as it stands under "rec:box=written". Answers are
+# those of refer_seg.sh. Examples:
 #
 #   bash scripts/v1_5/eval/refer_comprehension.sh checkpoints/llava-v1.5-7b-p16 "refcoco|testA"
 #   SAM_PATH=playground/checkpoints/tiny-sam-refshapes LIMIT=100 \
