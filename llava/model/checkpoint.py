@@ -26,6 +26,7 @@ from llava.data.prompt import chat_template
 from llava.data.tokens import RESAMPLING
 from llava.model.backbones import Backbone, backbone_of, find_backbone
 from llava.model.hub import find_settings, local_folder, settings_of_base
+from llava.model.new_tokens import make_room
 from llava.model.original_folder import Original, find_original, find_original_base
 from llava.model.original_llava import load_original, original_processor
 from llava.model.weights import (
@@ -99,10 +100,11 @@ def load_checkpoint(
     source = original or (_find_base(folder, base) if is_adapter else folder)
     device = choose_device(device)
     model = _load_model(source, device, dtype, attn)
-    if is_adapter:
-        model = attach_adapter(model, folder)
     family = backbone_of(model.config)
     processor = original_processor(original) if original else load_processor(folder, family)
+    if is_adapter:
+        make_room(model, processor.tokenizer)
+        model = attach_adapter(model, folder)
     check_agreement(model, processor, settings, folder)
     return Checkpoint(model.to(device), processor, settings, folder)
 

@@ -10,8 +10,9 @@ from typing import Any
 from transformers import HfArgumentParser, TrainingArguments
 
 from llava.data.prompt import PROMPTS
+from llava.model.new_tokens import NEW_TOKENS
 from llava.model.weights import ATTENTIONS
-from llava.settings import CELL_POLICIES, CODECS, INTERPOLATIONS, UPSAMPLING
+from llava.settings import ALL_CODECS, BRICK_ORDERS, CELL_POLICIES, INTERPOLATIONS, UPSAMPLING
 from llava.train.batch import ROW_TOKENS
 from llava.train.checks import (
     REPORT_PACKAGES,
@@ -42,7 +43,13 @@ class ModelArguments:
     )
     grid: str | None = option(None, "label grid, 16 or 12x16 (rows x columns); default: the base's")
     image_side: int | None = option(None, "pixels of the square input, 0 for any shape; default: the base's")
-    codec: str | None = option(None, f"text form of masks: {', '.join(CODECS)}; default: the base's")
+    codec: str | None = option(None, f"text form of masks: {', '.join(ALL_CODECS)}; default: the base's")
+    brick_order: str | None = option(None, f"with bricks, their order: {', '.join(BRICK_ORDERS)}")
+    brick_tail: bool | None = option(None, "with bricks, write the background behind the last foreground")
+    new_tokens: str = option(
+        "rows", f"with bricks, what adapters train of the vocabulary: {', '.join(NEW_TOKENS)}"
+    )
+    max_pixels: int | None = option(None, "most pixels of an image of any shape; default: the base's")
     interpolation: str | None = option(None, f"how images are squashed: {', '.join(INTERPOLATIONS)}")
     cell_policy: str | None = option(None, f"how the records were made: {', '.join(CELL_POLICIES)}")
     upsample: str | None = option(None, f"how cells become a mask: {', '.join(UPSAMPLING)}")

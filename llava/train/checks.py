@@ -17,7 +17,7 @@ from llava.codec.grid import parse_grid
 from llava.data.prompt import PROMPTS
 from llava.data.store import is_store
 from llava.model.weights import ATTENTIONS
-from llava.settings import CELL_POLICIES, CODECS, INTERPOLATIONS, UPSAMPLING
+from llava.settings import ALL_CODECS, BRICK_ORDERS, BRICKS, CELL_POLICIES, INTERPOLATIONS, UPSAMPLING
 from llava.train.engine import (
     SWITCH,
     gpu_has_bf16,
@@ -109,7 +109,9 @@ def model_problems(model: ModelArguments) -> list[str]:
             parse_grid(model.grid)
         except ValueError as error:
             problems.append(str(error))
-    problems += _not_in("version", model.version, tuple(PROMPTS)) + _not_in("codec", model.codec, CODECS)
+    problems += _not_in("version", model.version, tuple(PROMPTS)) + _not_in("codec", model.codec, ALL_CODECS)
+    problems += _not_in("brick_order", model.brick_order, BRICK_ORDERS)
+    problems += _outside("max_pixels", model.max_pixels, 1)
     problems += _not_in("interpolation", model.interpolation, INTERPOLATIONS)
     problems += _not_in("cell_policy", model.cell_policy, CELL_POLICIES)
     problems += _not_in("upsample", model.upsample, UPSAMPLING) + _not_in("attn", model.attn, ATTENTIONS)
@@ -118,6 +120,22 @@ def model_problems(model: ModelArguments) -> list[str]:
         "lora_dropout", model.lora_dropout, 0, 1
     )
     return problems + _outside("mm_projector_lr", model.mm_projector_lr, 0)
+
+
+def token_problems(model: ModelArguments, run: RunArguments, codec: str) -> list[str]:
+    """What keeps the tokens of a codec, known from the flags and the base, from being trained."""
+    if codec != BRICKS:
+        return (
+            [] if model.new_tokens == "rows" else [f"--new_tokens {model.new_tokens} needs --codec {BRICKS}"]
+        )
+    if run.deepspeed is not None and zero_stage(run.deepspeed) == 3:
+        return [
+            f"--codec {BRICKS}: ZeRO-3 splits the vocabulary before its new rows are written; take "
+            "--deepspeed scripts/zero1.json or scripts/zero2.json, or --fsdp True"
+        ]
+    if model.new_tokens == "full" and not model.lora_enable:
+        return ["--new_tokens full: --lora_enable False trains the whole vocabulary anyway; leave it out"]
+    return []
 
 
 def data_problems(data: DataArguments) -> list[str]:

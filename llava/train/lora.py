@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,7 @@ def add_lora(
     kind: str = "lora",
     vision: bool = False,
     projector: bool = True,
+    vocabulary: Mapping[str, Any] | None = None,
 ) -> PeftModel:
     """The model with adapters on the language model's linear layers; its projector is trained in full.
 
@@ -101,6 +103,8 @@ def add_lora(
         kind: one of `LORA_TYPES`.
         vision: adapters on the vision tower's linear layers as well.
         projector: train the projector; False freezes it.
+        vocabulary: what is trained of the vocabulary, as `llava.model.new_tokens.trained_vocabulary` says it;
+            None trains nothing of it.
     """
     config = LoraConfig(
         r=rank,
@@ -110,6 +114,7 @@ def add_lora(
         use_dora=kind == "dora",
         use_rslora=kind == "rslora",
         bias="none",
+        **(vocabulary or {}),
     )
     with warnings.catch_warnings():
         # PEFT asks for gradient checkpointing under the name it had before transformers 5.20.

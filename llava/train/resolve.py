@@ -12,7 +12,7 @@ from llava.model.backbones import BACKBONES, Backbone, backbone_of
 from llava.model.hub import settings_of_base
 from llava.model.original_folder import find_original_base
 from llava.model.original_llava import original_config
-from llava.settings import SegmentationSettings
+from llava.settings import BRICK_GRID, BRICKS, SegmentationSettings
 from llava.train.arguments import ModelArguments
 from llava.train.checks import parse_grid
 
@@ -104,11 +104,14 @@ def resolve(model: ModelArguments, base: Base, max_length: int | None = None) ->
     """Settings of the run: given flags first, then the base's file, then the defaults.
 
     Raises:
-        ValueError: nothing says which grid the records have, the image side does not fit the vision tower, or
-            `max_length` is more than the language model can take. All problems in one message.
+        ValueError: nothing says which grid the records have, a flag belongs to another codec, the image side
+            does not fit the vision tower, or `max_length` is more than the language model can take. All
+            problems in one message.
     """
     given = {
         "codec": model.codec,
+        "brick_order": model.brick_order,
+        "brick_tail": model.brick_tail,
         "grid_hw": parse_grid(model.grid) if model.grid else None,
         "image_side": model.image_side,
         "interpolation": model.interpolation,
@@ -122,11 +125,7 @@ def resolve(model: ModelArguments, base: Base, max_length: int | None = None) ->
         if item.name in {"training", "scores"}:
             continue
         values[item.name], origins[item.name] = _choose(item.name, given.get(item.name), base)
-    problems = []
-    if given["grid_hw"] is None and base.settings is None:
-        problems.append(
-            f"{base.path} has no {SEGMENTATION_FILE}; say which grid the records have, for example --grid 16"
-        )
+    problems = _fit_to_codec(values, origins, given, base)
     side = base.backbone.side_problem(values["image_side"], base.config)
     if side:
         problems.append(
@@ -144,6 +143,31 @@ def resolve(model: ModelArguments, base: Base, max_length: int | None = None) ->
     return Resolved(
         SegmentationSettings(**values), origins, max_length or min(DEFAULT_LENGTH, base.max_positions)
     )
+
+
+def _fit_to_codec(
+    values: dict[str, Any], origins: dict[str, str], given: dict[str, Any], base: Base
+) -> list[str]:
+    """Change what follows from the codec in place: the system, and the grid where none fits it.
+
+    A grid of boxes says nothing about a grid of images, nor the other way round, so that neither is inherited
+    by the other. What is wrong comes back as sentences.
+    """
+    bricks = values["codec"] == BRICKS
+    values["system"], origins["system"] = ("text4seg++" if bricks else "text4seg"), "of the codec"
+    problems = [
+        f"--{name} {given[name]} needs --codec {BRICKS}; the codec is {values['codec']} ({origins['codec']})"
+        for name in ("brick_order", "brick_tail")
+        if given[name] is not None and not bricks
+    ]
+    inherited = base.settings is not None and (base.settings.codec == BRICKS) == bricks
+    if given["grid_hw"] is not None or inherited:
+        return problems
+    if bricks:
+        values["grid_hw"], origins["grid_hw"] = BRICK_GRID, "default of bricks: cells of each box"
+        return problems
+    why = f"has no {SEGMENTATION_FILE}" if base.settings is None else "was trained with bricks"
+    return [*problems, f"{base.path} {why}; say which grid the records have, for example --grid 16"]
 
 
 def _choose(name: str, given: object, base: Base) -> tuple[Any, str]:

@@ -33,11 +33,12 @@ from transformers import LlavaForConditionalGeneration, TrainingArguments, set_s
 
 from llava.files import write_text_atomic
 from llava.model.checkpoint import load_base, load_processor
-from llava.settings import SegmentationSettings
+from llava.model.new_tokens import add_brick_tokens, brick_token_ids, make_room, start_rows
+from llava.settings import BRICKS, SegmentationSettings
 from llava.train.arguments import Arguments, RunArguments, parse, training_arguments
 from llava.train.batch import check_packing, make_collator
 from llava.train.checkpoints import check_agreement, last_whole_checkpoint
-from llava.train.checks import together
+from llava.train.checks import refuse, together, token_problems
 from llava.train.data import TrainingData, load_data
 from llava.train.engine import Engine, choose_engine, pass_samples, run_on_cpu, start_deepspeed_on_cpu
 from llava.train.fsdp import ShardedTrainer
@@ -66,6 +67,7 @@ class Plan:
         checkpoint: where to go on; None starts from the base.
         engine: processes, precision and attention of the run.
         previews: shows what the model has learnt; None shows nothing.
+        added: tokens of the codec that the base's tokenizer did not know and `processor` does.
     """
 
     arguments: Arguments
@@ -75,6 +77,7 @@ class Plan:
     checkpoint: Path | None
     engine: Engine
     previews: Previews | None = None
+    added: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """What must be the same when the run is resumed."""
@@ -100,12 +103,19 @@ def prepare(argv: Sequence[str]) -> Plan:
         lambda: _place_to_resume(Path(run.output_dir), run.resume),
         lambda: check_packing(base.config, engine.attention) if data.packing else None,
     )
+    refuse(token_problems(arguments.model, run, resolved.settings.codec))
     log.info("settings of %s:\n%s", arguments.model.model_name_or_path, resolved.table())
     processor = load_processor(arguments.model.model_name_or_path)
+    if arguments.model.max_pixels is not None:
+        base.backbone.cap_pixels(processor, arguments.model.max_pixels, resolved.settings)
+    bricks = resolved.settings.codec == BRICKS
+    added = add_brick_tokens(processor.tokenizer) if bricks else []
     training_data = load_data(data, resolved, processor, seed=run.seed)
     log.info("%s", training_data.note)
     previews = _previews(run, training_data)
-    plan = Plan(arguments, resolved, processor, training_data, checkpoint, engine, previews)
+    plan = Plan(
+        arguments, resolved, processor, training_data, checkpoint, engine, previews, added=tuple(added)
+    )
     _refuse_other_run(plan)
     return plan
 
@@ -153,16 +163,19 @@ def _refuse_other_run(plan: Plan) -> None:
 
 def build_model(plan: Plan) -> PeftModel | LlavaForConditionalGeneration:
     """The base with the parts to train marked; adapters come from the seed."""
-    asked, run = plan.arguments.model, plan.arguments.run
+    asked, run, tokenizer = plan.arguments.model, plan.arguments.run, plan.processor.tokenizer
     dtype, attention = plan.engine.dtype, plan.engine.attention
     model: Any = load_base(
         asked.model_name_or_path, dtype=dtype, attn=attention, quantization=quantization(asked.bits, dtype)
     ).model
+    make_room(model, tokenizer)
+    start_rows(model, tokenizer, plan.added)
     set_seed(run.seed)
     if run.gradient_checkpointing:
         model.enable_input_require_grads()
         recompute_activations(model)
-    return mark_trained(model, asked)
+    bricks = plan.resolved.settings.codec == BRICKS
+    return mark_trained(model, asked, brick_token_ids(tokenizer) if bricks else ())
 
 
 def recompute_activations(model: Any) -> None:  # noqa: ANN401

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from llava.files import write_text_atomic
 from llava.model.backbones import backbone_of
+from llava.model.new_tokens import NEW_TOKENS, trained_vocabulary
 from llava.train.engine import run_on_cpu, zero_stage
 from llava.train.lora import (
     BITS,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 TRAINABLE_FILE = "trainable.json"
 _PARTS = ("language model", "output head", "projector", "vision tower", "other")
+_ROWS = "rows of new tokens"
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ def trainable_table(model: Any, optimizer_groups: Sequence[dict[str, Any]]) -> l
     for name, parameter in model.named_parameters():
         part = part_of(name, backbone)
         group = f"adapters on the {part}" if "lora_" in name else part
+        group = _ROWS if ".trainable_tokens_" in name else group
         found.setdefault(group, []).append((_size(parameter), rates.get(id(parameter))))
-    order = [f"adapters on the {part}" for part in _PARTS] + list(_PARTS)
+    order = [*(f"adapters on the {part}" for part in _PARTS), _ROWS, *_PARTS]
     return [
         TrainableGroup(
             group,
@@ -137,8 +140,14 @@ def rates_of(model: ModelArguments, run: RunArguments) -> Rates:
     return Rates(run.learning_rate, model.mm_projector_lr, model.mm_vision_tower_lr, run.weight_decay)
 
 
-def mark_trained(model: Any, asked: ModelArguments) -> Any:  # noqa: ANN401
-    """The model with its trained parts marked and its adapters added, as it was asked for."""
+def mark_trained(model: Any, asked: ModelArguments, token_ids: Sequence[int] = ()) -> Any:  # noqa: ANN401
+    """The model with its trained parts marked and its adapters added, as it was asked for.
+
+    Args:
+        model: of a known family, changed in place.
+        asked: what to train.
+        token_ids: tokens of the codec, whose rows are trained next to adapters.
+    """
     projector = not asked.freeze_mm_mlp_adapter
     if not asked.lora_enable:
         return train_in_full(model, vision=asked.tune_vision, projector=projector)
@@ -150,6 +159,7 @@ def mark_trained(model: Any, asked: ModelArguments) -> Any:  # noqa: ANN401
         kind=asked.lora_type,
         vision=asked.lora_vision,
         projector=projector,
+        vocabulary=trained_vocabulary(model, token_ids, asked.new_tokens),
     )
 
 
@@ -158,6 +168,8 @@ def training_problems(model: ModelArguments, data: DataArguments, run: RunArgume
     problems = []
     if model.lora_type not in LORA_TYPES:
         problems.append(f"--lora_type {model.lora_type!r}: known are {', '.join(LORA_TYPES)}")
+    if model.new_tokens not in NEW_TOKENS:
+        problems.append(f"--new_tokens {model.new_tokens!r}: known are {', '.join(NEW_TOKENS)}")
     if model.tune_vision and model.lora_enable:
         problems.append(
             "--tune_vision True: with adapters the tower is trained by --lora_vision True; "

@@ -13,7 +13,8 @@ from torch import nn
 
 from llava.constants import SEGMENTATION_FILE
 from llava.data.prompt import find_prompt
-from llava.settings import SegmentationSettings
+from llava.model.new_tokens import missing_brick_tokens
+from llava.settings import BRICKS, SegmentationSettings
 
 DYNAMIC = 0
 """`image_side` of a checkpoint whose images keep their aspect ratio, within the processor's pixel limits."""
@@ -100,6 +101,14 @@ class Backbone(ABC):
         """
         return (mask.cumsum(1) - 1).clamp(min=0), torch.zeros_like(mask[:, :1])
 
+    def cap_pixels(self, processor: Any, most: int, settings: SegmentationSettings) -> None:  # noqa: ANN401
+        """Let a processor shrink images that keep their shape to at most so many pixels; it saves the number.
+
+        Raises:
+            ValueError: the family's images all have one size, or the number is too small.
+        """
+        raise ValueError(f"--max_pixels {most}: images of {self.model_type} all become squares; leave it out")
+
     def has_fixed_size(self, settings: SegmentationSettings) -> bool:
         """Whether all images occupy equally many tokens, so that none needs to be opened to count them."""
         return settings.image_side != DYNAMIC
@@ -118,7 +127,7 @@ class Backbone(ABC):
         tokenizer, found = processor.tokenizer, []
         token, needed = processor.image_token, model.config.image_token_id
         image_id = tokenizer.convert_tokens_to_ids(token)
-        rows = model.get_input_embeddings().num_embeddings
+        rows = model.get_input_embeddings().weight.shape[0]
         if image_id != needed:
             found.append(f"{token} is token {image_id} in the tokenizer, {needed} in the model")
         found += [problem for problem in [self.feature_problem(model.config, processor)] if problem]
@@ -136,6 +145,12 @@ class Backbone(ABC):
     ) -> list[str]:
         """What of `segmentation.json` does not fit the model."""
         found = []
+        missing = missing_brick_tokens(processor.tokenizer) if settings.codec == BRICKS else []
+        if missing:
+            found.append(
+                f"{SEGMENTATION_FILE} has codec {BRICKS!r}, but the tokenizer does not write "
+                f"{len(missing)} of its tokens, first {missing[0]}; copy the tokenizer of these weights"
+            )
         side = self.side_problem(settings.image_side, config)
         if side:
             found.append(f"{SEGMENTATION_FILE} has image_side {settings.image_side}, {side}")

@@ -63,6 +63,20 @@ class QwenVL(Backbone):
             patches = (settings.image_side // images.patch_size) ** 2
         return int(patches // images.merge_size**2)
 
+    def cap_pixels(self, processor: Any, most: int, settings: SegmentationSettings) -> None:  # noqa: ANN401
+        """The limit of Qwen's own resizing, which works in whole tokens."""
+        images = processor.image_processor
+        token = (images.patch_size * images.merge_size) ** 2
+        if most < token:
+            raise ValueError(f"--max_pixels {most}: one token takes {token} pixels; give that or more")
+        if settings.image_side != DYNAMIC:
+            raise ValueError(
+                f"--max_pixels {most}: images are squares of {settings.image_side} pixels; leave it out, or "
+                f"give --image_side {DYNAMIC}"
+            )
+        least = min(images.size["shortest_edge"], most)
+        images.size = {"shortest_edge": least, "longest_edge": most}
+
     def blank_features(self, projector: nn.Module) -> torch.Tensor:
         """Float32 (merged patches, width of the tower): one token."""
         linear = next(module for module in projector.modules() if isinstance(module, nn.Linear))
