@@ -40,17 +40,6 @@ def patches_of(cells: Tensor, patches: int) -> Tensor:
     return cells.unflatten(2, (patches, sub)).any(3).unflatten(1, (patches, sub)).any(2).flatten(1)
 
 
-def row_patches_of(cells: Tensor, patches: int) -> Tensor:
-    """The same for each cell row alone, bool (n, grid, patches * patches)."""
-    count, grid, _ = cells.shape
-    sub = grid // patches
-    lines = cells.unflatten(2, (patches, sub)).any(3)
-    result = torch.zeros(count, grid, patches, patches, dtype=torch.bool)
-    rows = torch.arange(grid)
-    result[:, rows, rows // sub] = lines
-    return result.flatten(2)
-
-
 def looking_loss(attention: Tensor, places: Tensor, wanted: Tensor, first_patch: int) -> Tensor:
     """How far some heads look away from the wanted patches; from the first token where there are none.
 
@@ -71,17 +60,27 @@ class Hints(nn.Module):
 
     Args:
         width: of the hidden states.
-        grid: cells along each side of the mask.
+        grid: cells along each side of the image in which the box is told.
         patches: patches along each side of the image.
         first_patch: place of the first patch in every sequence.
+        rows, columns: of the mask that is written; None where it has `grid` of each.
     """
 
-    def __init__(self, width: int, grid: int, patches: int, first_patch: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        grid: int,
+        *,
+        patches: int,
+        first_patch: int,
+        rows: int | None = None,
+        columns: int | None = None,
+    ) -> None:
         super().__init__()
         self.grid, self.patches, self.first_patch = grid, patches, first_patch
         self.box = nn.Linear(width, 4 * (grid + 1))
-        self.row = nn.Linear(width, grid + 1)
-        self.column = nn.Linear(width, grid + 1)
+        self.row = nn.Linear(width, (rows or grid) + 1)
+        self.column = nn.Linear(width, (columns or grid) + 1)
 
     def sides(self, states: Tensor) -> Tensor:
         """Logits of top, bottom, left and right cell, (n, 4, grid + 1), of states (n, width)."""
@@ -107,18 +106,32 @@ class Hints(nn.Module):
         spoken = part.labels != IGNORE_INDEX
         spoken[:, :-1] |= spoken[:, 1:].clone()
         found = self.find(states, attentions[HINT_LAYER - 1], spoken, part.cells)
-        inside = (part.rows != IGNORE_INDEX) & (part.rows < self.grid)
-        owner, rows = inside.nonzero()[:, 0], part.rows[inside]
-        counted = functional.cross_entropy(self.row(states[inside]), rows)
+        inside = part.rows != IGNORE_INDEX
+        counted = functional.cross_entropy(self.row(states[inside]), part.rows[inside])
         counted += functional.cross_entropy(self.column(states[inside]), part.columns[inside])
-        wanted = row_patches_of(part.cells, self.patches)[owner, rows]
-        looked = looking_loss(attentions[HINT_LAYER], inside, wanted, self.first_patch)
+        looked = looking_loss(attentions[HINT_LAYER], inside, part.looks[inside], self.first_patch)
         return found + counted + 0.5 * looked
 
 
-def hints_for(model: Llava, processor: LlavaProcessor, grid: int) -> Hints:
-    """New hints for a model and a mask of `grid` cells along each side."""
+def hints_for(
+    model: Llava, processor: LlavaProcessor, grid: int, written_hw: tuple[int, int] | None = None
+) -> Hints:
+    """New hints for a model.
+
+    Args:
+        model: the tiny LLaVA.
+        processor: its processor.
+        grid: cells along each side of the image in which the box is told.
+        written_hw: rows and columns of the mask that is written; None: `grid` of each.
+    """
     tower = model.config.vision_config
     patches = tower.image_size // tower.patch_size
-    width = model.config.text_config.hidden_size
-    return Hints(width, grid, patches, prefix_length(processor) - patches**2)
+    rows, columns = written_hw or (grid, grid)
+    return Hints(
+        model.config.text_config.hidden_size,
+        grid,
+        patches=patches,
+        first_patch=prefix_length(processor) - patches**2,
+        rows=rows,
+        columns=columns,
+    )

@@ -9,19 +9,19 @@ from rounds import draw_expression
 from tiny_llava import Llava
 from transformers import LlavaProcessor
 
-from llava.codec import mask_to_grid, read_answer
 from llava.data.prompt import render
 from llava.data.questions import EVAL_QUESTION, fill, normalise_expression
 from llava.data.refshapes.split import render as render_scene
 from llava.data.refshapes.split import scene_rng
 from llava.data.tokens import pixel_values, tokenize
+from llava.model.mask_text import mask_text
 from llava.settings import SegmentationSettings
 
 
 class ValSplit:
-    """Questions about val scenes and their true cells, to judge greedy answers."""
+    """Questions about val scenes and their true masks, to judge greedy answers."""
 
-    def __init__(self, count: int, seed: int, settings: SegmentationSettings) -> None:
+    def __init__(self, count: int, seed: int) -> None:
         self.items = []
         for index in range(count):
             scene, pixels = render_scene(seed, "val", index)
@@ -29,13 +29,13 @@ class ValSplit:
             mask = np.zeros(scene.size_hw, dtype=bool)
             for target in expression.targets:
                 mask |= scene.masks[target]
-            grid = mask_to_grid(mask, settings.grid_hw)
-            self.items.append((Image.fromarray(pixels), expression, grid.astype(bool)))
+            self.items.append((Image.fromarray(pixels), expression, mask))
 
     def judge(
         self, model: Llava, processor: LlavaProcessor, settings: SegmentationSettings
     ) -> dict[str, float]:
-        """Grid cIoU and gIoU over targeted questions, N-acc, and the share of answers with faults."""
+        """Coarse cIoU and gIoU over targeted questions, N-acc, and the share of answers with faults."""
+        form = mask_text(settings)
         inter = union = faults = absent = right = 0
         ious = []
         pad = processor.tokenizer.pad_token_id
@@ -57,13 +57,14 @@ class ValSplit:
             )
             texts = processor.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
             for text, (_, expression, truth) in zip(texts, part, strict=True):
-                answer = read_answer(text, settings.grid_hw)
+                answer = form.read(text)
                 faults += bool(answer.faults)
+                found = form.mask(answer, truth.shape)
                 if not expression.targets:
                     absent += 1
-                    right += not answer.foreground.any()
+                    right += not found.any()
                     continue
-                both, either = (answer.foreground & truth).sum(), (answer.foreground | truth).sum()
+                both, either = (found & truth).sum(), (found | truth).sum()
                 inter, union = inter + both, union + either
                 ious.append(both / max(either, 1))
         return {

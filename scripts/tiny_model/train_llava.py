@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hints import HINT_LAYER, hints_for
+from hints import HINT_LAYER, Hints, hints_for
 from judge import ValSplit
 from pretrain_vision import DenseBatch, DenseHead, dense_batch, dense_loss, load_attributes
-from rounds import Batch, Round, conversation, draw_expression, pack, places_of, target_cells
-from tiny_llava import Llava, build_model, go_on, prefix_length, read_images
+from rounds import Batch, Shown, draw_round, pack
+from scenes import GRID as SCENE_GRID
+from tiny_llava import Llava, build_model, go_on, read_images
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -27,18 +28,25 @@ from transformers import (
 )
 
 from llava.constants import IGNORE_INDEX
-from llava.data.refshapes.scene import Scene, sample_scene
+from llava.data.refshapes.scene import sample_scene
 from llava.data.refshapes.split import scene_rng
-from llava.data.tokens import tokenize
-from llava.settings import SegmentationSettings
+from llava.model.new_tokens import add_brick_tokens, make_room, start_rows
+from llava.settings import ALL_CODECS, BRICKS, SegmentationSettings
+
+BOX_GRID = {BRICKS: 64}
+"""Cells along each side of the image in which the training aids tell a box; else those of the mask."""
 
 
 class Rounds(Dataset[tuple[Batch, DenseBatch]]):
     """Batch k of the run, drawn from (seed, k) alone."""
 
-    def __init__(self, args: argparse.Namespace, processor: LlavaProcessor, prefix: int) -> None:
-        self.args, self.processor, self.prefix = args, processor, prefix
-        self.texts = [processor.tokenizer.decode([token]) for token in range(len(processor.tokenizer))]
+    def __init__(
+        self, args: argparse.Namespace, processor: LlavaProcessor, settings: SegmentationSettings, aid: Hints
+    ) -> None:
+        self.args, self.processor, self.settings = args, processor, settings
+        self.prefix = aid.first_patch + aid.patches**2
+        texts = [processor.tokenizer.decode([token]) for token in range(len(processor.tokenizer))]
+        self.shown = Shown(texts, aid.patches, aid.grid)
         self.cells = np.load(args.scenes / "cells.npy", mmap_mode="r")
         self.images = np.load(args.scenes / "images.npy", mmap_mode="r")
         self.classes, self.neighbours = load_attributes(args.scenes, workers=2)
@@ -48,24 +56,18 @@ class Rounds(Dataset[tuple[Batch, DenseBatch]]):
     def __len__(self) -> int:
         return self.args.steps
 
-    def draw_round(self, scene: Scene, cells: np.ndarray, rng: np.random.Generator) -> Round:
-        """One tokenized question about a scene with its answer."""
-        expression = draw_expression(scene, rng)
-        wanted = target_cells(expression, cells)
-        ids, labels = tokenize(conversation(expression, wanted, rng), self.processor)
-        rows, columns = places_of([self.texts[token] for token in ids])
-        return Round(ids, labels, rows, columns, wanted)
-
     def __getitem__(self, step: int) -> tuple[Batch, DenseBatch]:
         rng = np.random.default_rng([self.args.seed, step])
         scenes = [int(index) for index in rng.integers(0, len(self.cells), self.args.batch)]
         rounds = []
         for index in scenes:
             scene = sample_scene(scene_rng(self.seed, "train", index))
-            row = []
-            for _ in range(self.args.rounds):
-                row.append(self.draw_round(scene, self.cells[index], rng))
-            rounds.append(row)
+            rounds.append(
+                [
+                    draw_round(scene, rng, self.processor, settings=self.settings, shown=self.shown)
+                    for _ in range(self.args.rounds)
+                ]
+            )
         images = torch.from_numpy(self.images[scenes])
         dense = dense_batch(
             images, self.cells[scenes], self.classes[scenes], self.neighbours[scenes], self.sub
@@ -115,25 +117,22 @@ def train(args: argparse.Namespace) -> None:
     """Train, judge and save every `save_every` steps."""
     model, processor = build_model(args.vision, args.seed)
     settings = SegmentationSettings(
-        grid_hw=(16, 16),
+        system="text4seg++" if args.codec == BRICKS else "text4seg",
+        codec=args.codec,
+        grid_hw=(args.grid, args.grid),
         image_side=96,
         prompt="plain_v1",
         training={"command": args.command, "seed": args.seed},
     )
-    hints = hints_for(model, processor, settings.grid_hw[0])
-    if args.grounding:
-        grounded = torch.load(args.grounding / "grounding.pt", weights_only=True)
-        model.load_state_dict(grounded["model"])
-        hints.load_state_dict(grounded["hints"])
-    aids = nn.ModuleDict({"head": load_head(args.vision, model, settings), "hints": hints})
+    aids = start(args, model, processor, settings)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
     optimizer = optimizer_for(model, aids, args)
     done = resume(args, model, aids, optimizer)
-    rounds = Rounds(args, processor, prefix_length(processor))
+    rounds = Rounds(args, processor, settings, aids["hints"])
     loader = DataLoader(
         rounds, batch_size=None, sampler=range(done, args.steps), num_workers=1, prefetch_factor=8
     )
-    val = ValSplit(args.val, rounds.seed, settings)
+    val = ValSplit(args.val, rounds.seed)
     started, sums = time.monotonic(), np.zeros(5)
     for step, (batch, dense) in enumerate(loader, start=done):
         for group in optimizer.param_groups:
@@ -159,11 +158,48 @@ def train(args: argparse.Namespace) -> None:
             save_resume(args, model, aids, optimizer, step + 1)
 
 
-def load_head(vision: Path, model: Llava, settings: SegmentationSettings) -> DenseHead:
+def start(
+    args: argparse.Namespace, model: Llava, processor: LlavaProcessor, settings: SegmentationSettings
+) -> nn.ModuleDict:
+    """Load the weights that training starts from, add the tokens of the codec; the training aids.
+
+    From `--grounding` the model knows what expressions mean; from `--start`, a folder of this script, it also
+    writes masks in the form of that folder.
+    """
+    hints = hints_for(model, processor, BOX_GRID.get(args.codec, args.grid), settings.grid_hw)
+    head = load_head(args.vision, model)
+    if args.grounding:
+        grounded = torch.load(args.grounding / "grounding.pt", weights_only=True)
+        model.load_state_dict(grounded["model"])
+        hints.load_state_dict(grounded["hints"])
+    begun = SegmentationSettings.load(args.start) if args.start else None
+    if begun and begun.codec == BRICKS:
+        learn_bricks(model, processor)
+    if args.start:
+        weights = torch.load(args.start / "resume.pt", weights_only=True)
+        model.load_state_dict(weights["model"])
+        prefix = "head."
+        aid = {
+            name[len(prefix) :]: value for name, value in weights["aids"].items() if name.startswith(prefix)
+        }
+        head.load_state_dict(aid)
+    if args.codec == BRICKS and not (begun and begun.codec == BRICKS):
+        learn_bricks(model, processor)
+    return nn.ModuleDict({"head": head, "hints": hints})
+
+
+def learn_bricks(model: Llava, processor: LlavaProcessor) -> None:
+    """Add the tokens of box-wise masks."""
+    added = add_brick_tokens(processor.tokenizer)
+    make_room(model, processor.tokenizer)
+    start_rows(model, processor.tokenizer, added)
+
+
+def load_head(vision: Path, model: Llava) -> DenseHead:
     """Dense head that was trained with the vision tower."""
     tower = model.config.vision_config
     patches = tower.image_size // tower.patch_size
-    head = DenseHead(tower.hidden_size, patches, settings.grid_hw[0] // patches)
+    head = DenseHead(tower.hidden_size, patches, SCENE_GRID // patches)
     head.load_state_dict(torch.load(vision / "head.pt", weights_only=True))
     return head
 
@@ -209,6 +245,11 @@ def main() -> None:
         "--vision", type=Path, default=Path("runs/tiny/vision"), help="folder of pretrain_vision.py"
     )
     parser.add_argument("--grounding", type=Path, help="folder of pretrain_grounding.py")
+    parser.add_argument("--start", type=Path, help="folder of an earlier run to start from, of any codec")
+    parser.add_argument("--codec", choices=ALL_CODECS, default="rrle", help="text form of a mask")
+    parser.add_argument(
+        "--grid", type=int, default=16, help="cells along each side of a mask, a multiple of 8"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/llava"), help="output folder")
     parser.add_argument("--steps", type=int, default=4200, help="optimizer steps")
     parser.add_argument("--batch", type=int, default=8, help="scenes a step")
