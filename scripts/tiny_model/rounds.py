@@ -79,7 +79,7 @@ def write_mask(label: str, masks: BoolArray, settings: SegmentationSettings) -> 
     """
     rows = settings.grid_hw[0]
     if settings.codec != BRICKS:
-        grid = mask_to_grid(masks.any(0), settings.grid_hw, policy=settings.cell_policy)
+        grid = mask_to_grid(np.any(masks, axis=0), settings.grid_hw, policy=settings.cell_policy)
         text = encode(grid, (BACKGROUND, label), codec=settings.codec)
         return Mask(mask_answer("", text), (tuple((row + 0.5) / rows for row in range(rows)),))
     blocks = [block_of(label, mask, settings.grid_hw) for mask in masks if mask.any()]
@@ -131,7 +131,7 @@ def draw_round(
     ids, labels = tokenize(conversation(expression, mask.text, rng), processor)
     pieces = [shown.texts[token] for token in ids]
     blocks, rows, columns = places_of(pieces, settings.grid_hw[1])
-    seen = masks.any(0)
+    seen: BoolArray = np.any(masks, axis=0)
     looks = np.zeros((len(ids), shown.patches**2), bool)
     for place, (block, row) in enumerate(zip(blocks, rows, strict=True)):
         lines = () if row == IGNORE_INDEX else mask.lines[block]
