@@ -6,6 +6,7 @@ import pytest
 from llava.data import record_index
 from llava.data.held_out import HeldOut
 from llava.data.record_files import read_records, write_records
+from llava.data.record_form import Form
 from llava.data.record_index import RecordFile
 
 
@@ -63,7 +64,7 @@ def test_what_a_mixture_needs_to_know_is_noted(tmp_path):
     found = pickle.loads(pickle.dumps(RecordFile(tmp_path / "a.json")))
     assert found.has_image().tolist() == [True, False, True, True, True, True]
     assert found.extents()[1].tolist() == [4]
-    assert found.grids == {(4, 5): (2, 2), (8, 8): (1, 5)}
+    assert found.forms == {Form((4, 5)): (2, 2), Form((8, 8)): (1, 5)}
     assert list(found.image_names())[:3] == ["0.jpg", "", "2.jpg"]
 
 

@@ -20,8 +20,10 @@ from llava.data.problems import Problems
 from llava.data.readers import DATASETS, read_dataset
 from llava.data.readers.conversations import read_conversations
 from llava.data.readers.refer_sources import REFER_DATASETS
+from llava.data.record_form import FORM_FIELDS
 from llava.data.records import BuildSummary, Record, records_of, write_records
 from llava.data.store import Store, write_store
+from llava.settings import BRICKS
 
 DATA = Path(__file__).resolve().parents[2] / "playground" / "data"
 """Where data lies unless a command is told otherwise."""
@@ -104,8 +106,13 @@ def default_output(specs: Iterable[str], form: str, settings: DrawSettings, copi
     if form == "store":
         return DATA / "stores" / name
     rows, columns = settings.grid_hw
-    codec = "" if settings.codec == "rrle" else f"_{settings.codec}"
-    return DATA / "json_files" / f"{name}_{rows}x{columns}_r{settings.rounds}_c{copies}{codec}.json"
+    usual = DrawSettings(settings.grid_hw)
+    ending = [settings.codec] if settings.codec != usual.codec else []
+    if settings.codec == BRICKS:
+        ending += [settings.brick_order] if settings.brick_order != usual.brick_order else []
+        ending += ["tail"] if settings.brick_tail else []
+    more = "".join(f"_{word}" for word in ending)
+    return DATA / "json_files" / f"{name}_{rows}x{columns}_r{settings.rounds}_c{copies}{more}.json"
 
 
 @dataclass(frozen=True)
@@ -297,7 +304,7 @@ def _mixture_entry(options: BuildOptions) -> str:
     changed = {
         item.name: getattr(options.settings, item.name)
         for item in fields(DrawSettings)
-        if item.name not in ("grid_hw", "codec", "wording")
+        if item.name not in (*FORM_FIELDS, "wording")
         and getattr(options.settings, item.name) != getattr(usual, item.name)
     }
     entry: dict[str, object] = {"store": options.output}

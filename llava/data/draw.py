@@ -14,6 +14,7 @@ from llava.codec.from_rle import Crop
 from llava.constants import IMAGE_TOKEN
 from llava.data.annotated import CONVERSATION, AnnotatedImage, unit_name
 from llava.data.record_files import SPEAKERS, Record
+from llava.data.record_form import form_for
 from llava.data.tasks import draw_rounds
 from llava.data.view import VANISHED_POLICIES, DrawSettings, View, can_flip, pick
 
@@ -53,9 +54,10 @@ def draw_record(
         why: counts why there was nothing to teach ("vanished", "without pixel", …).
 
     Returns:
-        Record of the LLaVA ecosystem with the grid's sides as `height` and `width`; a drawn part of the image
-        as `crop_size` [left, top, right, bottom] in pixels of the image, and `flip` true where the part is
-        mirrored left to right after that. None where there is nothing to teach.
+        Record of the LLaVA ecosystem with the grid's sides as `height` and `width`, and with bricks the other
+        fields of `llava.data.record_form`; a drawn part of the image as `crop_size` [left, top, right,
+        bottom] in pixels of the image, and `flip` true where the part is mirrored left to right after that.
+        None where there is nothing to teach.
 
     Source: the recipe of Text4Seg (arXiv 2410.09855); see `llava.data.tasks` for the differences.
     """
@@ -101,7 +103,7 @@ def _record(view: View, anchor: int, rounds: list[tuple[str, str]]) -> Record:
         record["image"] = image.image
     opening = ""
     if image.family != CONVERSATION:
-        record["height"], record["width"] = view.settings.grid_hw
+        record |= form_for(view.settings).fields()
         opening = f"{IMAGE_TOKEN}\n"
     if view.crop is not None:
         record["crop_size"] = list(view.crop)

@@ -15,6 +15,7 @@ import numpy as np
 from llava.data.draw import DrawSettings, draw_record, generator
 from llava.data.mixture_file import Mixture, Portion
 from llava.data.record_files import Record
+from llava.data.record_form import Form, check_forms, form_for
 from llava.data.store import Store
 from llava.types import IntArray
 
@@ -36,7 +37,7 @@ class MixtureDataset:
         why: how often this process drew a record with nothing to teach, by reason.
 
     Raises:
-        ValueError: draw settings of a dataset are wrong, or its records are of another grid.
+        ValueError: draw settings of a dataset are wrong, or its records are of another form.
     """
 
     def __init__(self, mixture: Mixture, settings: DrawSettings, seed: int) -> None:
@@ -50,7 +51,7 @@ class MixtureDataset:
             for number, portion in enumerate(mixture.portions)
         ]
         for portion in mixture.portions:
-            _check_grid(portion, settings.grid_hw)
+            _check_form(portion, form_for(settings))
 
     def __len__(self) -> int:
         """Records of one epoch."""
@@ -154,15 +155,9 @@ def _stride(size: int, rng: np.random.Generator) -> tuple[int, int]:
     return step, int(rng.integers(size))
 
 
-def _check_grid(portion: Portion, grid_hw: tuple[int, int]) -> None:
-    """Refuse records that were written for another grid."""
+def _check_form(portion: Portion, needed: Form) -> None:
+    """Refuse records whose masks were written in another form."""
     if isinstance(portion.source, Store):
         return
-    other = {grid: found for grid, found in portion.source.grids.items() if grid != tuple(grid_hw)}
-    if other:
-        (has, (count, first)), wants = next(iter(other.items())), "x".join(map(str, grid_hw))
-        raise ValueError(
-            f"{portion.name}: {count} of {len(portion.source)} records have a {has[0]}x{has[1]} grid, first "
-            f"{first!r}; the checkpoint has {wants}: build the records with --grid {wants}, or build a "
-            "store, which serves every grid"
-        )
+    otherwise = "build a store, which serves every form"
+    check_forms(portion.name, portion.source.forms, needed, total=len(portion.source), otherwise=otherwise)

@@ -27,6 +27,7 @@ import yaml
 
 from llava.data.draw import DrawSettings
 from llava.data.held_out import HeldOut, held_out_images
+from llava.data.record_form import FORM_FIELDS
 from llava.data.record_index import RecordFile
 from llava.data.store import Store, is_store
 from llava.data.wording import load_wording
@@ -35,7 +36,7 @@ FILE_SUFFIXES = (".yaml", ".yml")
 
 _TOP_KEYS = ("seed", "records_per_epoch", "test_images", "datasets")
 _KEYS = ("store", "records", "repeat", "weight", "draw", "images")
-_DRAW_KEYS = tuple(item.name for item in fields(DrawSettings) if item.name not in ("grid_hw", "codec"))
+_DRAW_KEYS = tuple(item.name for item in fields(DrawSettings) if item.name not in FORM_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,7 @@ def _draw_problems(entry: dict[str, Any]) -> list[str]:
         return ["draw goes with a store; records are taken as they are"]
     problems = []
     for key in draw:
-        if key in ("grid_hw", "codec"):
+        if key in FORM_FIELDS:
             problems.append(f"draw: {key} belongs to the checkpoint and is the same for all; remove it here")
         elif key not in _DRAW_KEYS:
             problems.append(f"draw: {_unknown(key, _DRAW_KEYS)}")

@@ -3,8 +3,9 @@
 A record is a JSON object with `id`, `conversations` (turns {"from": "human" | "gpt", "value": text}, in turn)
 and, where there is an image, its path under the image folder as `image`. Records that teach a mask also carry
 `height` and `width`: the sides of the label GRID in cells, not of the image in pixels (Text4Seg,
-arXiv 2410.09855). Such a record may show a part of its image, `crop_size` [left, top, right, bottom] in
-pixels (Text4Seg), and mirror what it shows left to right, `flip` true (ours).
+arXiv 2410.09855); masks written box by box say so besides (`llava.data.record_form`). Such a record may show
+a part of its image, `crop_size` [left, top, right, bottom] in pixels (Text4Seg), and mirror what it shows
+left to right, `flip` true (ours).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.constants import IMAGE_TOKEN
+from llava.data.record_form import form_problems
 from llava.files import atomic_path
 
 Record = dict[str, Any]
@@ -46,15 +48,13 @@ def check_record(record: object, place: str) -> Record:
 
 
 def _field_problems(record: Record) -> Iterator[str]:
-    """What is wrong with id, image and grid sides."""
+    """What is wrong with id, image, form of the masks, crop and mirror."""
     if not isinstance(record.get("id"), (str, int)):
         yield f"id {record.get('id')!r} must be text or a number"
     image = record.get("image", "x")
     if not isinstance(image, str) or not image:
         yield f"image {image!r} must be a path under the image folder; leave it out where there is none"
-    sides = [record.get("height"), record.get("width")]
-    if sides != [None, None] and not all(type(side) is int and side >= 1 for side in sides):
-        yield f"height {sides[0]!r} and width {sides[1]!r}: both grid sides of at least 1, or neither"
+    yield from form_problems(record)
     if "crop_size" in record and not _is_crop(record["crop_size"]):
         yield f"crop_size {record['crop_size']!r} must be [left, top, right, bottom] in pixels of the image"
     if not isinstance(record.get("flip", False), bool):

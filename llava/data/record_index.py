@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from llava.data.held_out import HeldOut
 from llava.data.record_files import WRITE_AGAIN, Record, check_record
+from llava.data.record_form import Counts, add_form
 
 _CHUNK = 1 << 22
 """Bytes read at once; a record may be longer."""
@@ -36,7 +37,7 @@ class RecordFile:
     Attributes:
         path: the same.
         left_out: number of records on held out images.
-        grids: for every label grid (rows, columns) how many records have it, and the id of the first.
+        forms: in which forms masks are written.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -47,7 +48,7 @@ class RecordFile:
         self.path = Path(path)
         self.held_out = held_out
         self.left_out = 0
-        self.grids: dict[tuple[int, int], tuple[int, object]] = {}
+        self.forms: Counts = {}
         starts, ends, letters, shown = array("q"), array("q"), array("i"), array("b")
         for start, end, record in _spans(self.path):
             if self._is_held_out(record):
@@ -57,7 +58,7 @@ class RecordFile:
             ends.append(end)
             letters.append(sum(len(turn["value"]) for turn in record["conversations"]))
             shown.append("image" in record)
-            self._note_grid(record)
+            add_form(self.forms, record)
         if not starts:
             raise ValueError(f"{self.path} holds no record" + " to train on" * bool(self.left_out))
         self._places = np.stack([np.frombuffer(starts, np.int64), np.frombuffer(ends, np.int64)], axis=1)
@@ -67,13 +68,6 @@ class RecordFile:
     def _is_held_out(self, record: Record) -> bool:
         """Whether a record shows an image that is kept out."""
         return self.held_out is not None and "image" in record and self.held_out.covers(record["image"])
-
-    def _note_grid(self, record: Record) -> None:
-        """Count the grid of a record."""
-        if record.get("height") is not None:
-            grid = (int(record["height"]), int(record["width"]))
-            count, first = self.grids.get(grid, (0, record["id"]))
-            self.grids[grid] = (count + 1, first)
 
     def __len__(self) -> int:
         return len(self._places)

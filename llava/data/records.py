@@ -15,6 +15,7 @@ from llava.data.annotated import CONVERSATION, AnnotatedImage, anchors
 from llava.data.draw import VANISHED_POLICIES, DrawSettings, draw_record, generator
 from llava.data.record_files import Record, check_record, read_records, write_records
 from llava.data.view import VANISHED, WITHOUT_PIXEL, View
+from llava.settings import BRICKS
 
 __all__ = [
     "VANISHED_POLICIES",
@@ -62,11 +63,13 @@ class BuildSummary:
     def __str__(self) -> str:
         done = {"skip": "left out", "keep": "kept, taught as an empty mask"}[self.settings.vanished]
         rows, columns = self.settings.grid_hw
+        cells = f"of the {rows}x{columns} grid (cell policy {self.settings.cell_policy}); {done}"
+        if self.settings.codec == BRICKS:
+            cells = f"of the {rows}x{columns} cells of their box"
         lines = [
             f"expressions    {self.expressions} of {self.targets} targets in {self.images_given} images; "
             f"no target: {self.no_target}",
-            f"vanished       {self.vanished} cover no cell of the {rows}x{columns} grid "
-            f"(cell policy {self.settings.cell_policy}); {done}",
+            f"vanished       {self.vanished} cover no cell {cells}",
             f"without pixel  {self.without_pixel} have an empty annotation; {done}",
         ]
         lines += [

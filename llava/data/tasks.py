@@ -7,6 +7,8 @@ The forms and their shares are those of Text4Seg (arXiv 2410.09855) and its buil
 - A class that is in the image and covers no cell of the view is neither asked for nor named as absent.
 - Two classes that go by one name are asked for and marked together.
 - Absent names never are names of something in the image.
+- In bricks an answer has at most `DrawSettings.max_blocks` targets: a question with more is left out, and
+  classes or parts are asked for by name where all of them are too many.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from llava.codec import clean_label, mask_answer
+from llava.codec import clean_label
 from llava.constants import BACKGROUND
 from llava.data.annotated import CONVERSATION, object_name, part_phrase, unit_name
 from llava.data.mirror import mirror_words
@@ -57,6 +59,7 @@ WHOLE_OBJECT = 0.5
 """Share of rounds by plain names that ask for the whole object, where its mask is known; ours."""
 
 NOTHING_VISIBLE, WITHOUT_WORDS, NOT_MIRRORED = "nothing visible", "without words", "not to be mirrored"
+TOO_MANY = "more targets than blocks"
 """Why there is no round, besides the faults of a target in `llava.data.view`."""
 
 
@@ -109,6 +112,8 @@ def _fault(view: View, indices: Sequence[int]) -> str:
         return WITHOUT_WORDS
     if view.flip and not can_flip(view.image, indices):
         return NOT_MIRRORED
+    if len(indices) > view.settings.most_targets:
+        return TOO_MANY
     return next((fault for index in indices if (fault := view.fault(index))), "")
 
 
@@ -126,13 +131,13 @@ def _ask(view: View, indices: Sequence[int], rng: np.random.Generator) -> tuple[
         name = labelled[0][0]
         question = fill(pick(rng, wording.question_partial), name)
         sentence = fill(pick(rng, wording.answer_partial), name)
-        return question, mask_answer(sentence, view.mask_text(labelled))
+        return question, view.answer(sentence, labelled)
     absent = all(view.image.targets[index].mask is None for index in indices)
     template = pick(rng, wording.answer_reasoning_absent if absent else wording.answer_reasoning)
     question = fill_places(pick(rng, wording.question_reasoning), {QUESTION: view.said(target.question)})
     answers = dict.fromkeys(view.said(view.image.targets[index].answer) for index in indices)
     sentence = " ".join(answer for answer in answers if answer) or template
-    return question, mask_answer(sentence, view.mask_text(labelled))
+    return question, view.answer(sentence, labelled)
 
 
 def _semantic(
@@ -148,7 +153,7 @@ def _semantic(
     for _ in range(view.settings.rounds):
         share = rng.uniform(ALL_UNTIL, 1.0) if after_all else rng.random()
         partial_until = AFTER_ALL_PARTIAL_UNTIL if after_all else PARTIAL_UNTIL
-        after_all = share < ALL_UNTIL
+        after_all = share < ALL_UNTIL and len(visible) <= view.settings.most_targets
         if after_all:
             rounds.append(_everything(view, rng))
         elif share < partial_until:
@@ -161,25 +166,25 @@ def _semantic(
 def _everything(view: View, rng: np.random.Generator) -> tuple[str, str]:
     """All visible classes, not named in the question."""
     wording = view.settings.wording
-    text = view.mask_text(_with_namesakes(view, view.visible, rng))
-    return pick(rng, wording.question_all), mask_answer(pick(rng, wording.answer_all), text)
+    labelled = _with_namesakes(view, view.visible, rng)
+    return pick(rng, wording.question_all), view.answer(pick(rng, wording.answer_all), labelled)
 
 
 def _some_classes(view: View, rng: np.random.Generator) -> tuple[str, str]:
     """Some visible classes by name, the rest is background."""
     wording = view.settings.wording
-    labelled = _with_namesakes(view, _subset(view.visible, rng), rng)
+    labelled = _with_namesakes(view, _subset(view, rng), rng)
     names = NAMES_BAR.join(dict.fromkeys(name for name, _ in labelled))
     question, sentence = (
         fill(pick(rng, templates), names) for templates in (wording.question_partial, wording.answer_partial)
     )
-    return question, mask_answer(sentence, view.mask_text(labelled))
+    return question, view.answer(sentence, labelled)
 
 
 def _class_list(view: View, rng: np.random.Generator, absent: Sequence[str]) -> tuple[str, str]:
     """A list with some visible classes, often absent ones, sometimes the background."""
     wording = view.settings.wording
-    labelled = _with_namesakes(view, _subset(view.visible, rng), rng)
+    labelled = _with_namesakes(view, _subset(view, rng), rng)
     listed = list(dict.fromkeys(name for name, _ in labelled))
     if rng.random() < SAY_OTHERS:
         listed.append(BACKGROUND)
@@ -189,7 +194,7 @@ def _class_list(view: View, rng: np.random.Generator, absent: Sequence[str]) -> 
     names = {CLASS_NAME: NAMES_BAR.join(_draw(listed, len(listed), rng))}
     question = fill_places(pick(rng, wording.question_condition), names)
     sentence = fill_places(pick(rng, wording.answer_condition), names)
-    return question, mask_answer(sentence, view.mask_text(labelled))
+    return question, view.answer(sentence, labelled)
 
 
 def _draw(items: Sequence[Item], count: int, rng: np.random.Generator) -> list[Item]:
@@ -197,9 +202,10 @@ def _draw(items: Sequence[Item], count: int, rng: np.random.Generator) -> list[I
     return [items[place] for place in rng.permutation(len(items))[:count]]
 
 
-def _subset(items: Sequence[int], rng: np.random.Generator) -> list[int]:
-    """From one item to all of them, each number alike likely, in their order."""
-    return sorted(_draw(items, int(rng.integers(1, len(items) + 1)), rng))
+def _subset(view: View, rng: np.random.Generator) -> list[int]:
+    """From one visible target to as many as an answer takes, each number alike likely, in their order."""
+    most = min(len(view.visible), view.settings.most_targets)
+    return sorted(_draw(view.visible, int(rng.integers(1, most + 1)), rng))
 
 
 def _with_namesakes(view: View, indices: Sequence[int], rng: np.random.Generator) -> list[tuple[str, int]]:
@@ -259,9 +265,9 @@ def _object_round(
             fill(pick(rng, templates), names)
             for templates in (wording.question_partial, wording.answer_partial)
         )
-        return question, mask_answer(sentence, view.mask_text(labelled))
+        return question, view.answer(sentence, labelled)
     values = {OBJECT: said}
-    if share < OBJECT_ALL_UNTIL:
+    if share < OBJECT_ALL_UNTIL and len(parts) <= view.settings.most_targets:
         labelled = [(view.surface(index, rng), index) for index in parts]
         templates = (wording.question_object_all, wording.answer_object_all)
     else:
@@ -272,13 +278,14 @@ def _object_round(
         values[PART] = PARTS_BAR.join(dict.fromkeys(_draw(listed, len(listed), rng)))
         templates = (wording.question_object_part, wording.answer_object_part)
     question, sentence = (fill_places(pick(rng, entries), values) for entries in templates)
-    return question, mask_answer(sentence, view.mask_text(labelled))
+    return question, view.answer(sentence, labelled)
 
 
 def _some_parts(
     view: View, parts: Sequence[int], most: int, rng: np.random.Generator
 ) -> list[tuple[str, int]]:
     """(name, index) of one part, sometimes of more."""
+    most = min(most, view.settings.most_targets)
     count = 1 if rng.random() < ONE_PART else int(rng.integers(1, most + 1))
     return [(view.surface(index, rng), index) for index in _draw(parts, count, rng)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,16 +10,17 @@ from typing import TypeVar
 
 import numpy as np
 
-from llava.codec import clean_label, encode
+from llava.codec import clean_label, encode, mask_answer
+from llava.codec.boxwise import Block, block_of, box_answer, write_block
 from llava.codec.from_rle import Crop, rle_to_grid
 from llava.constants import BACKGROUND
 from llava.data.annotated import AnnotatedImage, Target
 from llava.data.mirror import mirror_words
 from llava.data.questions import normalise_expression, without_tags
-from llava.data.rle import rle_area
+from llava.data.rle import decode_rle, merge_rles, rle_area
 from llava.data.wording import Wording, load_wording
-from llava.settings import CELL_POLICIES, CODECS
-from llava.types import IntArray
+from llava.settings import ALL_CODECS, BRICK_ORDERS, BRICKS, CELL_POLICIES
+from llava.types import BoolArray, IntArray, Rle
 
 VANISHED_POLICIES = ("skip", "keep")
 """What becomes of an expression whose target covers no cell: left out, or taught as an empty mask."""
@@ -39,9 +41,9 @@ class DrawSettings:
     """How records are drawn from annotated images.
 
     Attributes:
-        grid_hw: rows and columns of the label grid.
-        codec: text form of a mask.
-        cell_policy: how a mask becomes cells, see `llava.codec.mask_to_grid`.
+        grid_hw: rows and columns of the label grid, with "bricks" of each box.
+        codec: text form of a mask, one of `ALL_CODECS`.
+        cell_policy: how a mask becomes cells, see `llava.codec.mask_to_grid`; "bricks" need none.
         rounds: questions in one conversation.
         vanished: what becomes of expressions and questions whose target covers no cell, one of
             `VANISHED_POLICIES`. Classes and parts that cover no cell are not asked for in either case.
@@ -50,6 +52,10 @@ class DrawSettings:
         flip: share of draws that mirror the image left to right, where the words allow it.
         synonyms: share of class names that are said by a synonym.
         distractors: most absent classes that one question names; all 847 of ADE20K fill 2,500 tokens.
+        brick_order: of the cells in bricks, one of `BRICK_ORDERS`.
+        brick_tail: whether bricks of the background behind the last foreground are written.
+        max_blocks: most boxes of one answer in bricks, see `View.blocks`; an answer has about 100 tokens for
+            each. A question with more targets is not asked.
         wording: templates of questions and answers.
     """
 
@@ -62,6 +68,9 @@ class DrawSettings:
     flip: float = 0.0
     synonyms: float = 0.8
     distractors: int = 170
+    brick_order: str = "raster"
+    brick_tail: bool = False
+    max_blocks: int = 16
     wording: Wording = field(default_factory=load_wording, repr=False)
 
     def __post_init__(self) -> None:
@@ -70,8 +79,9 @@ class DrawSettings:
             f"{name} {value!r}: known are {', '.join(known)}"
             for name, value, known in (
                 ("cell_policy", self.cell_policy, CELL_POLICIES),
-                ("codec", self.codec, CODECS),
+                ("codec", self.codec, ALL_CODECS),
                 ("vanished", self.vanished, VANISHED_POLICIES),
+                ("brick_order", self.brick_order, BRICK_ORDERS),
             )
             if value not in known
         ]
@@ -79,12 +89,19 @@ class DrawSettings:
             problems.append(f"grid_hw {tuple(self.grid_hw)}: two sides, both at least 1")
         if self.rounds < 1:
             problems.append(f"rounds {self.rounds}: at least 1")
+        if self.max_blocks < 1:
+            problems.append(f"max_blocks {self.max_blocks}: at least 1")
         if self.distractors < 0:
             problems.append(f"distractors {self.distractors}: at least 0")
         shares = {"crop": self.crop, "flip": self.flip, "synonyms": self.synonyms}
         problems += [f"{name} {share}: from 0 to 1" for name, share in shares.items() if not 0 <= share <= 1]
         if problems:
             raise ValueError("draw settings: " + "; ".join(problems))
+
+    @property
+    def most_targets(self) -> int:
+        """Most targets that one answer has room for."""
+        return self.max_blocks if self.codec == BRICKS else sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -121,20 +138,27 @@ class View:
             )
         return self._grids[index]
 
+    def shows(self, index: int) -> bool:
+        """Whether a target covers a cell; in bricks a pixel is enough, as a box zooms in."""
+        mask = self.image.targets[index].mask
+        if self.settings.codec != BRICKS or mask is None:
+            return bool(self.grid(index).any())
+        return self._has_pixel(mask)
+
     def fault(self, index: int) -> str:
         """Why an existing target cannot be shown: `VANISHED`, `WITHOUT_PIXEL`, or "" when it can.
 
         A target that is not in the image has no fault: its empty mask is the truth.
         """
         mask = self.image.targets[index].mask
-        if mask is None or self.grid(index).any():
+        if mask is None or self.shows(index):
             return ""
         return VANISHED if rle_area(mask) else WITHOUT_PIXEL
 
     @cached_property
     def visible(self) -> tuple[int, ...]:
-        """Targets that cover a cell, as indices."""
-        return tuple(index for index in range(len(self.image.targets)) if self.grid(index).any())
+        """Targets that `shows` is true of, as indices."""
+        return tuple(index for index in range(len(self.image.targets)) if self.shows(index))
 
     def names(self, index: int) -> list[str]:
         """What a target may be called here, the dataset's own name first."""
@@ -150,8 +174,63 @@ class View:
         """Text of the dataset as the model reads it, mirrored with the view; its case stays."""
         return (mirror_words(without_tags(text)) or "") if self.flip else without_tags(text)
 
-    def mask_text(self, labelled: Sequence[tuple[str, int]]) -> str:
-        """Mask text of several targets.
+    def answer(self, sentence: str, labelled: Sequence[tuple[str, int]]) -> str:
+        """A sentence with the masks of some targets behind it.
+
+        Args:
+            sentence: in front of them.
+            labelled: (label, index of the target) of each.
+        """
+        if self.settings.codec != BRICKS:
+            return mask_answer(sentence, self._cells_text(labelled))
+        order, tail = self.settings.brick_order, self.settings.brick_tail
+        blocks = [write_block(block, order=order, tail=tail) for block in self.blocks(labelled)]
+        return box_answer(sentence, blocks)
+
+    def blocks(self, labelled: Sequence[tuple[str, int]]) -> list[Block]:
+        """Boxes of several targets, target after target, each with its cells.
+
+        A target has one box for each of its objects in view where the dataset tells them apart, from left to
+        right; else one around it all. What is not in view has an empty block. Boxes may overlap. Where there
+        are more objects than `max_blocks`, the smallest of each target are joined into its last block, so
+        that the blocks of a target always cover it. Ours; the paper does not say.
+
+        Args:
+            labelled: (label, index of the target) of each.
+        """
+        objects = [self._objects(index) for _, index in labelled]
+        least = _least_area(objects, self.settings.max_blocks)
+        blocks: list[Block] = []
+        for (label, _), found in zip(labelled, objects, strict=True):
+            own = [self._block(label, mask) for mask in found if rle_area(mask) >= least]
+            rest = [mask for mask in found if rle_area(mask) < least]
+            blocks += sorted(own, key=lambda block: block.box or ())
+            if rest or not found:
+                blocks.append(self._block(label, merge_rles(rest, self.image.size_hw)))
+        return blocks
+
+    def _objects(self, index: int) -> list[Rle]:
+        """Masks of the objects of a target that are in view, those of the whole image."""
+        target = self.image.targets[index]
+        masks = target.instances or ((target.mask,) if target.mask is not None else ())
+        return [mask for mask in masks if self._has_pixel(mask)]
+
+    def _has_pixel(self, mask: Rle) -> bool:
+        """Whether any pixel of a mask is in view."""
+        return bool(rle_area(mask) if self.crop is None else self._painted(mask).any())
+
+    def _painted(self, mask: Rle) -> BoolArray:
+        """What is in view of a mask, bool (H, W)."""
+        left, top, right, bottom = self.crop or (0, 0, *self.image.size_hw[::-1])
+        part = decode_rle(mask)[top:bottom, left:right]
+        return part[:, ::-1] if self.flip else part
+
+    def _block(self, label: str, mask: Rle) -> Block:
+        """Box around what is in view of a mask, and its cells."""
+        return block_of(clean_label(label), self._painted(mask), self.settings.grid_hw)
+
+    def _cells_text(self, labelled: Sequence[tuple[str, int]]) -> str:
+        """Image-wise mask text of several targets.
 
         Where targets share a cell it goes to the one with fewer cells, so that none is covered whole by a
         larger one.
@@ -166,6 +245,19 @@ class View:
         for place in sorted(range(len(labelled)), key=lambda place: -int(grids[place].sum())):
             grid[grids[place] != 0] = known.index(labels[place])
         return encode(grid, known, codec=self.settings.codec)
+
+
+def _least_area(objects: Sequence[Sequence[Rle]], most: int) -> int:
+    """Pixels that an object needs for a block of its own.
+
+    Args:
+        objects: masks of each target.
+        most: blocks of all targets together; one of each target is kept for its smaller objects.
+    """
+    if sum(max(1, len(found)) for found in objects) <= most:
+        return 0
+    areas = sorted((rle_area(mask) for found in objects for mask in found), reverse=True)
+    return areas[max(0, most - len(objects))] + 1
 
 
 def words_of(target: Target, *, flip: bool) -> list[str]:

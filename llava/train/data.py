@@ -105,7 +105,13 @@ def open_draws(
         ValueError: a wrong mixture, or records that the checkpoint's grid and codec cannot read.
         FileNotFoundError: files or images are missing.
     """
-    base = DrawSettings(settings.grid_hw, codec=settings.codec, cell_policy=settings.cell_policy)
+    base = DrawSettings(
+        settings.grid_hw,
+        codec=settings.codec,
+        cell_policy=settings.cell_policy,
+        brick_order=settings.brick_order,
+        brick_tail=settings.brick_tail,
+    )
     draws = MixtureDataset(open_mixture(paths), base, seed)
     for portion in draws.mixture.portions:
         if isinstance(portion.source, RecordFile):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from llava.codec import read_answer
 from llava.constants import SEG_OPEN
 from llava.data.prompt import render
+from llava.data.record_form import check_forms, count_forms, form_for
 from llava.data.records import Record, read_records
 from llava.data.tokens import tokenize
 from llava.model.backbones import backbone_of_processor
@@ -38,31 +39,18 @@ def load_records(paths: Sequence[str], *, image_folder: Path, settings: Segmenta
     """Records of all files in order, checked against the checkpoint's settings and the image folder.
 
     Raises:
-        ValueError: damaged or empty files, records of another grid, or answers that the codec cannot read.
+        ValueError: damaged or empty files, records of another form, or answers that the codec cannot read.
         FileNotFoundError: images are missing.
     """
     records: list[Record] = []
     for path in paths:
         found = read_records(Path(path))
-        _check_grid(path, found, settings)
+        otherwise = "train the checkpoint for the form that they have"
+        check_forms(path, count_forms(found), form_for(settings), total=len(found), otherwise=otherwise)
         check_answers(path, found[:: max(1, len(found) // ANSWERS_DECODED)], settings)
         records += found
     _check_images(records, image_folder)
     return records
-
-
-def _check_grid(path: str, records: Sequence[Record], settings: SegmentationSettings) -> None:
-    """Refuse records that were written for another grid."""
-    needed = tuple(settings.grid_hw)
-    with_grid = [record for record in records if record.get("height") is not None]
-    other = [record for record in with_grid if (record["height"], record["width"]) != needed]
-    if other:
-        has, wants = f"{other[0]['height']}x{other[0]['width']}", f"{needed[0]}x{needed[1]}"
-        raise ValueError(
-            f"{path}: {len(other)} of {len(with_grid)} records have a {has} grid, first {other[0]['id']!r}; "
-            f"the checkpoint has {wants}: build the records with --grid {wants}, or train the checkpoint for "
-            f"another grid with --grid {has}"
-        )
 
 
 def check_answers(path: str, records: Sequence[Record], settings: SegmentationSettings) -> None:
