@@ -3,7 +3,8 @@
     python playground/data/create_json/create_cocostuff.py --split train --format store
 
 `--format json` writes conversation records with grid, codec, crop and wording drawn once, in the schema that
-LLaVA's trainers read. `--format store` keeps masks and words; everything else is drawn anew in every epoch.
+LLaVA's trainers read; `--codec bricks` writes masks box by box, on 64x64 cells unless told otherwise.
+`--format store` keeps masks and words; everything else is drawn anew in every epoch.
 """
 
 from __future__ import annotations
@@ -30,16 +31,20 @@ from llava.data.draw import VANISHED_POLICIES, DrawSettings
 from llava.data.problems import ON_ERROR, Problems
 from llava.data.readers import DATASETS
 from llava.data.wording import load_wording
-from llava.settings import CELL_POLICIES, CODECS
+from llava.settings import ALL_CODECS, BRICK_GRID, BRICK_ORDERS, BRICKS, CELL_POLICIES
 
 NOT_IN_A_STORE = {
     "grid": "comes from the checkpoint",
     "codec": "comes from the checkpoint",
+    "brick_order": "comes from the checkpoint",
+    "brick_tail": "comes from the checkpoint",
     "wording": "belongs under `draw` of the mixture file",
     "seed": "belongs into the mixture file",
 }
 """Arguments that shape records and say nothing about a store."""
 
+_USUAL = DrawSettings((16, 16))
+"""Draws where nothing else is asked for."""
 
 KEEP_HELP = (
     "leave nothing out; otherwise training splits over COCO images go without the images of every val and "
@@ -59,9 +64,10 @@ def parse_grid(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def build_parser(dataset: str, *, prog: str | None = None) -> argparse.ArgumentParser:
-    """Command line with the defaults of one dataset."""
+def build_parser(dataset: str, *, prog: str | None = None, codec: str = "rrle") -> argparse.ArgumentParser:
+    """Command line with the defaults of one dataset, and of a codec where it needs another grid."""
     usual = DEFAULTS.get(dataset, Defaults())
+    grid = BRICK_GRID if codec == BRICKS else usual.grid
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Build conversation records, or a store that they are drawn from.",
@@ -78,8 +84,11 @@ def build_parser(dataset: str, *, prog: str | None = None) -> argparse.ArgumentP
     add("--image-folder", type=Path, help="where image paths start; default: the root")
     add("--on-error", choices=ON_ERROR, default="stop", help="at a wrong record: stop, or skip and count it")
     add("--keep-test-images", action="store_true", help=KEEP_HELP)
-    add("--grid", type=parse_grid, default=usual.grid, help="cells: 16, or rows x columns: 12x16")
-    add("--codec", choices=CODECS, default="rrle", help="text form of a mask")
+    add("--grid", type=parse_grid, default=grid, help="cells: 16, or rows x columns: 12x16")
+    add("--codec", choices=ALL_CODECS, default="rrle", help=f"text form of a mask; {BRICKS}: box by box")
+    add("--brick-order", choices=BRICK_ORDERS, default=_USUAL.brick_order, help="of the cells of a box")
+    add("--brick-tail", action="store_true", help="write the background behind the last foreground of a box")
+    add("--max-blocks", type=int, default=_USUAL.max_blocks, help="most boxes of an answer")
     add("--cell-policy", choices=CELL_POLICIES, default="centre", help="how a mask becomes cells")
     add("--rounds", type=int, default=usual.rounds, help="questions in one conversation")
     add("--copies", type=int, default=usual.copies, help="conversations of each target, question or image")
@@ -96,8 +105,10 @@ def parse(dataset: str, argv: Sequence[str] | None) -> argparse.Namespace:
     naming = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     naming.add_argument("--dataset", default=dataset)
     naming.add_argument("--spec", nargs="+")
+    naming.add_argument("--codec", default="rrle")
     named, _ = naming.parse_known_args(argv)
-    parser = build_parser(named.spec[0].partition("|")[0].strip() if named.spec else named.dataset)
+    name = named.spec[0].partition("|")[0].strip() if named.spec else named.dataset
+    parser = build_parser(name, codec=named.codec)
     arguments = parser.parse_args(argv)
     arguments.told = [name for name in NOT_IN_A_STORE if getattr(arguments, name) != parser.get_default(name)]
     return arguments
@@ -109,6 +120,9 @@ def options_of(arguments: argparse.Namespace, command: str) -> BuildOptions:
         grid_hw=arguments.grid,
         codec=arguments.codec,
         cell_policy=arguments.cell_policy,
+        brick_order=arguments.brick_order,
+        brick_tail=arguments.brick_tail,
+        max_blocks=arguments.max_blocks,
         rounds=arguments.rounds,
         vanished=arguments.vanished,
         crop=arguments.crop,
@@ -146,6 +160,7 @@ def main(dataset: str, argv: Sequence[str] | None = None) -> int:
         return 1
     if arguments.format == "store":
         for name in arguments.told:
-            print(f"no effect      --{name}: {NOT_IN_A_STORE[name]}, a store keeps masks and words only")
+            flag = name.replace("_", "-")
+            print(f"no effect      --{flag}: {NOT_IN_A_STORE[name]}, a store keeps masks and words only")
     print(told)
     return 0

@@ -7,7 +7,8 @@
 
 writes one PNG for each drawn record: the image as the model gets it (cropped and mirrored where the record
 says so), and beside it one panel for each question with the cells of the answer in one colour for each label,
-question and answer below. Records of a store or a mixture are drawn as training draws them.
+question and answer below. Answers in bricks show their boxes, each with what its bricks mark, instead of the
+cells. Records of a store or a mixture are drawn as training draws them.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ from create import parse_grid
 from PIL import Image, ImageDraw, ImageFont
 
 from llava.codec import Answer, grid_to_mask, read_answer
+from llava.codec.boxes import box_edges
+from llava.codec.boxwise import BoxAnswer, read_boxes
 from llava.constants import IMAGE_TOKEN, SEG_CLOSE, SEG_OPEN
 from llava.data.draw import DrawSettings
 from llava.data.mixture import MixtureDataset
 from llava.data.mixture_file import is_mixture, open_mixture
+from llava.data.record_form import Form, form_of
 from llava.data.record_index import RecordFile
 from llava.data.records import Record
 from llava.files import atomic_path
-from llava.settings import CELL_POLICIES, CODECS
+from llava.settings import ALL_CODECS, BRICK_GRID, BRICK_ORDERS, BRICKS, CELL_POLICIES
 from llava.train.dataset import open_image, rounds_of
 from llava.types import BoolArray
 
@@ -74,14 +78,18 @@ def label_colour(number: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def tint(image: Image.Image, masks: Sequence[BoolArray], grid_hw: tuple[int, int]) -> Image.Image:
-    """Image with one colour for each mask (H, W) and the cell borders of the grid; the rest is dimmed."""
+def tint(image: Image.Image, masks: Sequence[BoolArray]) -> Image.Image:
+    """Image with one colour for each mask (H, W); the rest is dimmed."""
     pixels = np.asarray(image, dtype=np.float64)
     drawn = DIMMED * pixels
     for number, mask in enumerate(masks):
         colour = np.array(label_colour(number), dtype=np.float64)
         drawn[mask] = (1 - OPACITY) * pixels[mask] + OPACITY * colour
-    picture = Image.fromarray(drawn.astype(np.uint8))
+    return Image.fromarray(drawn.astype(np.uint8))
+
+
+def draw_grid(picture: Image.Image, grid_hw: tuple[int, int]) -> None:
+    """Draw the cell borders of a grid over the whole picture."""
     pen = ImageDraw.Draw(picture)
     rows, columns = grid_hw
     for row in range(1, rows):
@@ -89,7 +97,6 @@ def tint(image: Image.Image, masks: Sequence[BoolArray], grid_hw: tuple[int, int
     for column in range(1, columns):
         x = column * picture.width / columns
         pen.line([(x, 0), (x, picture.height)], BORDER)
-    return picture
 
 
 def answer_panel(image: Image.Image, read: Answer) -> tuple[Image.Image, list[tuple[str, Colour | None]]]:
@@ -100,9 +107,8 @@ def answer_panel(image: Image.Image, read: Answer) -> tuple[Image.Image, list[tu
         if (blocks := [block for block in read.blocks if label in block.labels])
     }
     size_hw = (image.height, image.width)
-    picture = tint(
-        image, [grid_to_mask(grid, size_hw, method="nearest") for grid in cells.values()], read.grid_hw
-    )
+    picture = tint(image, [grid_to_mask(grid, size_hw, method="nearest") for grid in cells.values()])
+    draw_grid(picture, read.grid_hw)
     rows, columns = read.grid_hw
     lines: list[tuple[str, Colour | None]] = [
         (f"{read.outcome}: {int(read.foreground.sum())} of {rows}x{columns} cells", None)
@@ -112,6 +118,37 @@ def answer_panel(image: Image.Image, read: Answer) -> tuple[Image.Image, list[tu
         for number, (label, grid) in enumerate(cells.items())
     ]
     return picture, lines
+
+
+def box_panel(image: Image.Image, read: BoxAnswer) -> tuple[Image.Image, list[tuple[str, Colour | None]]]:
+    """Image with the boxes of an answer and the pixels that it marks in them, and one line for each label."""
+    size_hw = (image.height, image.width)
+    labels = list(dict.fromkeys(block.label for block in read.blocks))
+    masks = [
+        np.any([block.mask(size_hw) for block in read.blocks if block.label == label], axis=0)
+        for label in labels
+    ]
+    picture = tint(image, masks)
+    pen = ImageDraw.Draw(picture)
+    rows, columns = read.grid_hw
+    lines: list[tuple[str, Colour | None]] = [
+        (f"{read.outcome}: {len(read.blocks)} boxes of {rows}x{columns} cells", None)
+    ]
+    for number, label in enumerate(labels):
+        boxes = [block.box for block in read.blocks if block.label == label and block.box is not None]
+        for box in boxes:
+            left, top, right, bottom = box_edges(box, size_hw)
+            corners = (left, top, max(left, right - 1), max(top, bottom - 1))
+            pen.rectangle(corners, outline=label_colour(number))
+        lines.append((f"{label}: {len(boxes)} boxes", label_colour(number)))
+    return picture, lines
+
+
+def read_in_form(answer: str, form: Form, codec: str) -> Answer | BoxAnswer:
+    """Masks of an answer; the codec is that of image-wise forms."""
+    if form.brick_order:
+        return read_boxes(answer, form.grid_hw, order=form.brick_order, tail=form.brick_tail)
+    return read_answer(answer, form.grid_hw, codec=codec)
 
 
 def wrapped(text: str) -> list[tuple[str, Colour | None]]:
@@ -126,7 +163,7 @@ def draw_sheet(record: Record, image: Image.Image, codec: str) -> tuple[Image.Im
     Args:
         record: with an image.
         image: as the record shows it.
-        codec: text form of the answers.
+        codec: text form of image-wise answers; records in bricks say so.
     """
     height = max(1, round(image.height * PANEL_WIDTH / image.width))
     shown = image.resize((PANEL_WIDTH, height))
@@ -139,9 +176,12 @@ def draw_sheet(record: Record, image: Image.Image, codec: str) -> tuple[Image.Im
     faults: list[str] = []
     for question, answer in rounds_of(record):
         panel, marks = shown, wrapped("no mask in this answer")
-        if SEG_OPEN in answer and "height" in record:
-            read = read_answer(answer, (record["height"], record["width"]), codec=codec)
-            panel, marks = answer_panel(shown, read)
+        form = form_of(record)
+        if SEG_OPEN in answer and form is not None:
+            read = read_in_form(answer, form, codec)
+            panel, marks = (
+                box_panel(shown, read) if isinstance(read, BoxAnswer) else answer_panel(shown, read)
+            )
             faults += [str(fault) for fault in read.faults]
         words = re.sub(f"{SEG_OPEN}.*?({SEG_CLOSE}|$)", "[mask]", answer, flags=re.DOTALL).replace("\n", " ")
         # A space behind each bar, so that a list of names has places to break at.
@@ -198,9 +238,11 @@ def show(arguments: argparse.Namespace) -> list[str]:
     if arguments.count < 1:
         raise ValueError(f"count {arguments.count}: at least 1")
     settings = DrawSettings(
-        grid_hw=arguments.grid,
+        grid_hw=arguments.grid or (BRICK_GRID if arguments.codec == BRICKS else (16, 16)),
         codec=arguments.codec,
         cell_policy=arguments.cell_policy,
+        brick_order=arguments.brick_order,
+        brick_tail=arguments.brick_tail,
         rounds=arguments.rounds,
         crop=arguments.crop,
         flip=arguments.flip,
@@ -237,11 +279,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--image-folder", type=Path, required=True, help="where image paths start")
     add("--count", type=int, default=8, help="records to draw")
     add("--seed", type=int, default=0, help="which ones, and of their draws")
-    add("--codec", choices=CODECS, default="rrle", help="text form the file was built with, or to draw in")
+    add("--codec", choices=ALL_CODECS, default="rrle", help="form the file was built with, or to draw in")
     add("--output", type=Path, default=Path("results/show_json"), help="folder of the PNGs")
     live = parser.add_argument_group("only where records are drawn from a store; a mixture file may say else")
     live.add_argument("--epoch", type=int, default=0, help="of training; each draws anew")
-    live.add_argument("--grid", type=parse_grid, default=(16, 16), help="cells: 16, or rows x columns: 12x16")
+    live.add_argument("--grid", type=parse_grid, help=f"cells: 16, or 12x16; default: 16, with {BRICKS} 64")
+    live.add_argument("--brick-order", choices=BRICK_ORDERS, default="raster", help="of the cells of a box")
+    live.add_argument("--brick-tail", action="store_true", help="write the background behind the last cell")
     live.add_argument("--cell-policy", choices=CELL_POLICIES, default="centre", help="how masks become cells")
     live.add_argument("--rounds", type=int, default=2, help="questions in one conversation")
     live.add_argument("--crop", type=float, default=0.0, help="share of records that show a part")
