@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from llava.constants import IMAGE_TOKEN, SEG_CLOSE, SEG_OPEN
+from llava.constants import BRICK_TAGS, IMAGE_TOKEN
 from llava.data.wording import CLASS_NAME, QUESTION, fill_places, load_wording
 
 PLACEHOLDER = CLASS_NAME
@@ -28,13 +28,14 @@ EVAL_CLASSES = f"Please segment the image based on the category: {CLASS_NAME}."
 NAMES_BAR = "|"
 """Between the names of classes in a question (Text4Seg)."""
 
-_TAGS = re.compile(rf"(?:\s*(?:{IMAGE_TOKEN}|{SEG_OPEN}|{SEG_CLOSE})\s*)+", re.IGNORECASE)
+_TAGS = re.compile(rf"(?:\s*(?:{IMAGE_TOKEN}|{'|'.join(BRICK_TAGS)}|<[fb][0-9]{{1,2}}>)\s*)+", re.IGNORECASE)
 
 
 def without_tags(text: str) -> str:
-    """Text without tags of ours, which would be read as the place of an image or a mask.
+    """Text without tags of ours, which would be read as the place of an image, or as a mask or a part of one.
 
-    Each (`<image>`, `<seg>`, `</seg>`, in any case) becomes a space; spaces at either end go.
+    Each (`<image>`, `<seg>`, `<box>`, `<ref>`, their ends, and bricks, in any case) becomes a space;
+    spaces at either end go.
     """
     return _TAGS.sub(" ", text).strip()
 

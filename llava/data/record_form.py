@@ -42,7 +42,8 @@ class Form(NamedTuple):
         grid = f"--grid {self.grid_hw[0]}x{self.grid_hw[1]}"
         if not self.brick_order:
             return grid
-        return f"--codec {BRICKS} {grid} --brick-order {self.brick_order}" + " --brick-tail" * self.brick_tail
+        tail = "--brick-tail" if self.brick_tail else "--no-brick-tail"
+        return f"--codec {BRICKS} {grid} --brick-order {self.brick_order} {tail}"
 
     def fields(self) -> dict[str, Any]:
         """What a record says about it."""

@@ -19,7 +19,7 @@ from llava.data.mirror import mirror_words
 from llava.data.questions import normalise_expression, without_tags
 from llava.data.rle import decode_rle, merge_rles, rle_area
 from llava.data.wording import Wording, load_wording
-from llava.settings import ALL_CODECS, BRICK_ORDERS, BRICKS, CELL_POLICIES
+from llava.settings import ALL_CODECS, BRICK_ORDERS, BRICKS, CELL_POLICIES, SegmentationSettings
 from llava.types import BoolArray, IntArray, Rle
 
 VANISHED_POLICIES = ("skip", "keep")
@@ -68,8 +68,8 @@ class DrawSettings:
     flip: float = 0.0
     synonyms: float = 0.8
     distractors: int = 170
-    brick_order: str = "raster"
-    brick_tail: bool = False
+    brick_order: str = SegmentationSettings.brick_order
+    brick_tail: bool = SegmentationSettings.brick_tail
     max_blocks: int = 16
     wording: Wording = field(default_factory=load_wording, repr=False)
 
@@ -199,11 +199,11 @@ class View:
             labelled: (label, index of the target) of each.
         """
         objects = [self._objects(index) for _, index in labelled]
-        least = _least_area(objects, self.settings.max_blocks)
+        alone = _largest(objects, self.settings.max_blocks)
         blocks: list[Block] = []
-        for (label, _), found in zip(labelled, objects, strict=True):
-            own = [self._block(label, mask) for mask in found if rle_area(mask) >= least]
-            rest = [mask for mask in found if rle_area(mask) < least]
+        for place, ((label, _), found) in enumerate(zip(labelled, objects, strict=True)):
+            own = [self._block(label, mask) for number, mask in enumerate(found) if (place, number) in alone]
+            rest = [mask for number, mask in enumerate(found) if (place, number) not in alone]
             blocks += sorted(own, key=lambda block: block.box or ())
             if rest or not found:
                 blocks.append(self._block(label, merge_rles(rest, self.image.size_hw)))
@@ -247,17 +247,18 @@ class View:
         return encode(grid, known, codec=self.settings.codec)
 
 
-def _least_area(objects: Sequence[Sequence[Rle]], most: int) -> int:
-    """Pixels that an object needs for a block of its own.
+def _largest(objects: Sequence[Sequence[Rle]], most: int) -> set[tuple[int, int]]:
+    """Objects that have a block of their own, as (place of the target, number of the object).
 
     Args:
         objects: masks of each target.
         most: blocks of all targets together; one of each target is kept for its smaller objects.
     """
+    areas = {(k, n): rle_area(mask) for k, found in enumerate(objects) for n, mask in enumerate(found)}
     if sum(max(1, len(found)) for found in objects) <= most:
-        return 0
-    areas = sorted((rle_area(mask) for found in objects for mask in found), reverse=True)
-    return areas[max(0, most - len(objects))] + 1
+        return set(areas)
+    ranked = sorted(areas, key=lambda key: -areas[key])
+    return set(ranked[: max(0, most - len(objects))])
 
 
 def words_of(target: Target, *, flip: bool) -> list[str]:

@@ -43,13 +43,13 @@ NOT_IN_A_STORE = {
 }
 """Arguments that shape records and say nothing about a store."""
 
-_USUAL = DrawSettings((16, 16))
-"""Draws where nothing else is asked for."""
-
 KEEP_HELP = (
     "leave nothing out; otherwise training splits over COCO images go without the images of every val and "
     "test split of RefCOCO, +, g, gRefCOCO and Ref-ZOM that is found under the root or its refer_seg"
 )
+
+
+TAIL_HELP = "write the background behind the last foreground of a box"
 
 
 def parse_grid(text: str) -> tuple[int, int]:
@@ -86,9 +86,11 @@ def build_parser(dataset: str, *, prog: str | None = None, codec: str = "rrle") 
     add("--keep-test-images", action="store_true", help=KEEP_HELP)
     add("--grid", type=parse_grid, default=grid, help="cells: 16, or rows x columns: 12x16")
     add("--codec", choices=ALL_CODECS, default="rrle", help=f"text form of a mask; {BRICKS}: box by box")
-    add("--brick-order", choices=BRICK_ORDERS, default=_USUAL.brick_order, help="of the cells of a box")
-    add("--brick-tail", action="store_true", help="write the background behind the last foreground of a box")
-    add("--max-blocks", type=int, default=_USUAL.max_blocks, help="most boxes of an answer")
+    add("--brick-order", choices=BRICK_ORDERS, default=DrawSettings.brick_order, help="of the cells of a box")
+    add(
+        "--brick-tail", action=argparse.BooleanOptionalAction, default=DrawSettings.brick_tail, help=TAIL_HELP
+    )
+    add("--max-blocks", type=int, default=DrawSettings.max_blocks, help="most boxes of an answer")
     add("--cell-policy", choices=CELL_POLICIES, default="centre", help="how a mask becomes cells")
     add("--rounds", type=int, default=usual.rounds, help="questions in one conversation")
     add("--copies", type=int, default=usual.copies, help="conversations of each target, question or image")

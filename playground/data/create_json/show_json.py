@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from create import parse_grid
+from create import TAIL_HELP, parse_grid
 from PIL import Image, ImageDraw, ImageFont
 
 from llava.codec import Answer, grid_to_mask, read_answer
@@ -284,8 +284,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     live = parser.add_argument_group("only where records are drawn from a store; a mixture file may say else")
     live.add_argument("--epoch", type=int, default=0, help="of training; each draws anew")
     live.add_argument("--grid", type=parse_grid, help=f"cells: 16, or 12x16; default: 16, with {BRICKS} 64")
-    live.add_argument("--brick-order", choices=BRICK_ORDERS, default="raster", help="of the cells of a box")
-    live.add_argument("--brick-tail", action="store_true", help="write the background behind the last cell")
+    order = DrawSettings.brick_order
+    live.add_argument("--brick-order", choices=BRICK_ORDERS, default=order, help="of the cells of a box")
+    tail = DrawSettings.brick_tail
+    live.add_argument("--brick-tail", action=argparse.BooleanOptionalAction, default=tail, help=TAIL_HELP)
     live.add_argument("--cell-policy", choices=CELL_POLICIES, default="centre", help="how masks become cells")
     live.add_argument("--rounds", type=int, default=2, help="questions in one conversation")
     live.add_argument("--crop", type=float, default=0.0, help="share of records that show a part")
