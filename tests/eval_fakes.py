@@ -94,9 +94,11 @@ class FakeRefiner:
 
     def __init__(self):
         self.calls = []
+        self.softs = []
 
-    def refine(self, image, masks):
+    def refine(self, image, masks, *, soft=None):
         self.calls.append((image.tobytes(), len(masks)))
+        self.softs.append(soft)
         refined = masks & np.roll(masks, -4, axis=2)
         notes = tuple("" if mask.any() else "coarse is empty" for mask in masks)
         return Refined(refined, notes)

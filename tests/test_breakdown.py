@@ -163,7 +163,7 @@ def test_the_report_of_a_run_whose_refiner_hurts_shows_it(tmp_path, monkeypatch)
     monkeypatch.setattr("llava.eval.report.SHEET_CARDS", 2)
 
     class Eraser(FakeRefiner):
-        def refine(self, image, masks):
+        def refine(self, image, masks, *, soft=None):
             return replace(super().refine(image, masks), masks=np.zeros_like(masks))
 
     settings = replace(SETTINGS, refiner="sam", data_root=str(tmp_path / "data"))

@@ -55,7 +55,7 @@ def test_a_batch_that_does_not_fit_is_halved_with_a_word(samples, tmp_path, caps
 
 def test_memory_that_runs_out_in_the_refiner_halves_too(samples, tmp_path):
     class Tight(FakeRefiner):
-        def refine(self, image, masks):
+        def refine(self, image, masks, *, soft=None):
             if len(masks) > 1:
                 raise MemoryError
             return super().refine(image, masks)

@@ -7,7 +7,7 @@ from eval_fakes import SETTINGS, FakeRefiner, FakeSegmenter, drawn_samples, make
 from PIL import Image
 
 from llava.eval import loop
-from llava.eval.loop import Shard, evaluate, make_batches
+from llava.eval.loop import SOFT_PROMPTS, Shard, evaluate, make_batches
 from llava.eval.predictions import PREDICTIONS_FILE, rank_path, read_records
 from llava.eval.report import RESULTS_FILE, write_report
 from llava.eval.run import RUN_FILE, code_version, fingerprint, open_run, read_settings
@@ -283,9 +283,40 @@ def test_a_rank_outside_its_range_is_refused():
         Shard(2, 2)
 
 
+class Sure(FakeSegmenter):
+    """Tells probabilities, of a coarser grid for expressions about nothing, and none for broken answers."""
+
+    def answer(self, query):
+        (words,) = query.targets
+        cells = (3, 4) if words.startswith("nothing") else (6, 8)
+        soft = None if words.startswith("broken") else np.full((1, *cells), 1.0005, dtype=np.float32)
+        return replace(super().answer(query), confidence=soft)
+
+
+def soft_settings(wanted):
+    return replace(SETTINGS, options={"refiner": {"way": "sam", **({SOFT_PROMPTS: True} if wanted else {})}})
+
+
+def test_soft_prompts_reach_the_refiner_only_where_they_are_wanted_and_told(samples, tmp_path):
+    refiner = FakeRefiner()
+    run(samples, tmp_path / "soft", Sure(), settings=soft_settings(True), refiner=refiner, batch_size=6)
+    told = [None if soft is None else soft.shape for soft in refiner.softs]
+    assert told == [(1, 6, 8), (1, 3, 4), None] * 4
+    assert all(soft.max() == 1 for soft in refiner.softs if soft is not None)
+    refiner = FakeRefiner()
+    run(samples, tmp_path / "hard", Sure(), settings=soft_settings(False), refiner=refiner, batch_size=6)
+    assert refiner.softs == [None] * 4
+
+
+def test_soft_prompts_make_another_run(samples, tmp_path):
+    run(samples, tmp_path / "run", settings=soft_settings(False))
+    with pytest.raises(ValueError, match="other settings: options was"):
+        run(samples, tmp_path / "run", settings=soft_settings(True))
+
+
 def test_seconds_are_split_over_the_steps(samples, tmp_path):
     class SlowRefiner(FakeRefiner):
-        def refine(self, image, masks):
+        def refine(self, image, masks, *, soft=None):
             now[0] += 3
             return super().refine(image, masks)
 

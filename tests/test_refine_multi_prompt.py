@@ -233,6 +233,9 @@ def test_the_flags_name_the_way_and_its_options():
     assert chosen == {"iterations": 3, "points": 4, "use_box": True, "min_agreement": 0.1}
     several = options("--sam-path", "sam", "--refiner", "samrefiner", "--sam-guard", 0.3)
     assert describe_refiner(several) == "samrefiner (sam: iterations 5, min_agreement 0.3)"
+    soft = options("--sam-path", "sam", "--soft-prompts")
+    assert describe_refiner(soft).endswith("min_agreement 0.1, soft prompts)")
+    assert chosen_refiner(soft) == chosen_refiner(options("--sam-path", "sam"))
     assert chosen_refiner(options("--sam-path", "sam", "--refiner", "none")) == ("none", {})
 
 
@@ -249,6 +252,7 @@ def test_the_flags_load_the_refiner(tiny_sam_folder):
     [
         (("--refiner", "samrefiner"), "--refiner samrefiner needs --sam-path"),
         (("--sam-points", 3), "refiner 'none' has no points"),
+        (("--soft-prompts",), "--soft-prompts without a refiner changes nothing; give --sam-path"),
         (
             ("--sam-path", "s", "--refiner", "samrefiner", "--sam-box"),
             "'samrefiner' has no use_box; its options",

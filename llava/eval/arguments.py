@@ -53,6 +53,11 @@ def add_refiner_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="keep the coarse mask where the IoU of the refined one with it is lower (default: 0.1)",
     )
+    add(
+        "--soft-prompts",
+        action="store_true",
+        help="prompt SAM with the probability of each cell, where the model tells it, in place of the mask",
+    )
 
 
 def chosen_refiner(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -66,6 +71,8 @@ def chosen_refiner(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         raise ValueError(
             f"--refiner {name} needs --sam-path: folder of a SAM, SAM-HQ or SAM 2, or a hub name"
         )
+    if name == NO_REFINER and options.soft_prompts:
+        raise ValueError("--soft-prompts without a refiner changes nothing; give --sam-path, or leave it out")
     return name, refiner_options(
         name,
         iterations=options.sam_iterations,
@@ -80,7 +87,9 @@ def describe_refiner(options: argparse.Namespace) -> str:
     name, chosen = chosen_refiner(options)
     if name == NO_REFINER:
         return NO_REFINER
-    return f"{name} ({options.sam_path}: {', '.join(f'{key} {value}' for key, value in chosen.items())})"
+    told = [f"{key} {value}" for key, value in chosen.items()]
+    told += ["soft prompts"] if options.soft_prompts else []
+    return f"{name} ({options.sam_path}: {', '.join(told)})"
 
 
 def load_refiner(options: argparse.Namespace, device: str | None, *, seed: int = 0) -> Refiner | None:

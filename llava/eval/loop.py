@@ -23,11 +23,14 @@ from llava.eval.progress import Progress
 from llava.eval.run import RunSettings, check_records, describe_samples, open_run
 from llava.eval.scoring import RunningScores
 from llava.eval.semantic import label_masks, map_regions
-from llava.types import BoolArray, Prediction, Query, Refiner, Sample, Segmenter
+from llava.types import BoolArray, FloatArray, Prediction, Query, Refiner, Sample, Segmenter
 
 POLL_SECONDS = 2.0
 PATIENCE_SECONDS = 1800.0
 """How long rank 0 waits without a single new record before it gives up on the other processes."""
+
+SOFT_PROMPTS = "soft_prompts"
+"""Option of a run's refiner: masks are refined from the probabilities of their cells where these are told."""
 
 
 @runtime_checkable
@@ -112,7 +115,9 @@ class Evaluation:
         if len(predictions) != len(batch):
             raise ValueError(f"the segmenter gave {len(predictions)} predictions for {len(batch)} queries")
         drawn = [self._drawn(*pair) for pair in zip(batch, predictions, strict=True)]
-        refined = self._refine(batch, images, [list(masks.values()) for masks in drawn])
+        masks = [list(named.values()) for named in drawn]
+        softs = [self._soft(*pair) for pair in zip(batch, predictions, strict=True)]
+        refined = self._refine(batch, images, masks, softs)
         refined_at = self.clock()
         records = [self._record(*parts) for parts in zip(batch, predictions, drawn, refined, strict=True)]
         for record in records:
@@ -137,19 +142,36 @@ class Evaluation:
         known = {name: options[name] for name in ("codec", "upsample") if name in options}
         return label_masks(prediction.text, sample.size_hw, grid_hw=self.settings.grid_hw, **known)
 
+    def _soft(self, sample: Sample, prediction: Prediction) -> FloatArray | None:
+        """Probability of each cell for the refiner, float32 (rows, columns); None for the mask itself.
+
+        A map of classes has a mask for each label, and no probabilities of its own for each.
+        """
+        wanted = self.settings.options.get("refiner", {}).get(SOFT_PROMPTS, False)
+        if not wanted or sample.classes or prediction.confidence is None:
+            return None
+        return prediction.confidence[0].clip(0, 1)
+
     def _refine(
-        self, batch: Sequence[Sample], images: dict[Path, Image.Image], masks: Sequence[Sequence[BoolArray]]
+        self,
+        batch: Sequence[Sample],
+        images: dict[Path, Image.Image],
+        masks: Sequence[Sequence[BoolArray]],
+        softs: Sequence[FloatArray | None],
     ) -> list[tuple[list[BoolArray] | None, str]]:
         """For each sample its refined masks and the first reason to keep a coarse one."""
         if self.refiner is None:
             return [(None, "")] * len(batch)
         results: list[tuple[list[BoolArray] | None, str]] = [([], "")] * len(batch)
-        for path, image in images.items():
-            places = [place for place, sample in enumerate(batch) if sample.image_path == path]
+        alike: dict[tuple[Path, tuple[int, ...]], list[int]] = {}
+        for place, (sample, soft) in enumerate(zip(batch, softs, strict=True)):
+            alike.setdefault((sample.image_path, () if soft is None else soft.shape), []).append(place)
+        for (path, cells), places in alike.items():
             stacked = [mask for place in places for mask in masks[place]]
             if not stacked:
                 continue
-            refined = self.refiner.refine(image, np.stack(stacked))
+            soft = np.stack([one for place in places if (one := softs[place]) is not None]) if cells else None
+            refined = self.refiner.refine(images[path], np.stack(stacked), soft=soft)
             pairs = zip(refined.masks, refined.notes, strict=True)
             for place in places:
                 own = [next(pairs) for _ in masks[place]]

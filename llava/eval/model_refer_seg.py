@@ -25,7 +25,7 @@ from llava.eval.arguments import (
     load_refiner,
 )
 from llava.eval.benchmarks import BENCHMARKS
-from llava.eval.loop import Shard, evaluate
+from llava.eval.loop import SOFT_PROMPTS, Shard, evaluate
 from llava.eval.predictions import split_of
 from llava.eval.report import REPORT_FILE, told_in_text, write_report
 from llava.eval.run import RunSettings, code_version, describe_samples, fingerprint, open_run
@@ -81,6 +81,8 @@ def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunS
     way, way_options = chosen_refiner(options)
     refines = way != NO_REFINER
     refiner = {"way": way, "weights": fingerprint(Path(options.sam_path)), **way_options}
+    if options.soft_prompts:
+        refiner[SOFT_PROMPTS] = True
     return RunSettings(
         checkpoint=options.model_path.resolve().as_posix(),
         weights=fingerprint(options.model_path),

@@ -27,7 +27,7 @@ from llava.files import atomic_path
 from llava.model.decoding import check_decoding
 from llava.model.hub import find_settings
 from llava.pictures import COARSE, REFINED, Card, Panel, sheet
-from llava.types import BoolArray, Prediction, Query, Refiner, Segmenter
+from llava.types import BoolArray, FloatArray, Prediction, Query, Refiner, Segmenter
 
 QUESTION_ENDS = (".", "?")
 """A query that ends like a sentence is asked word for word."""
@@ -75,9 +75,18 @@ def describe(prediction: Prediction) -> list[str]:
     return lines + [f"Fault in the answer: {fault}" for fault in prediction.faults]
 
 
-def refine(refiner: Refiner, image: Image.Image, coarse: BoolArray) -> tuple[BoolArray, str]:
-    """Refined mask bool (H, W), and a sentence on what the refiner did."""
-    refined = refiner.refine(image, coarse[None])
+def refine(
+    refiner: Refiner, image: Image.Image, coarse: BoolArray, *, soft: FloatArray | None = None
+) -> tuple[BoolArray, str]:
+    """Refined mask bool (H, W), and a sentence on what the refiner did.
+
+    Args:
+        refiner: which improves the mask.
+        image: the image.
+        coarse: bool (H, W).
+        soft: float32 (1, rows, columns), probability of each cell as the prompt; None takes the mask.
+    """
+    refined = refiner.refine(image, coarse[None], soft=soft)
     mask, note = refined.masks[0], refined.notes[0]
     if note:
         return mask, f"Refiner: {note}; the coarse mask is kept."
@@ -153,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n".join(describe(prediction)))
     masks = {"coarse": prediction.masks[0, 0]}
     if refiner is not None:
-        masks["refined"], sentence = refine(refiner, image, masks["coarse"])
+        soft = prediction.confidence if options.soft_prompts else None
+        masks["refined"], sentence = refine(refiner, image, masks["coarse"], soft=soft)
         print(f"{sentence}\nRefiner: {describe_refiner(options)}")
     for path in write_pictures(options.out, options.image_file.stem, image, masks, title=options.query):
         print(f"Wrote {path}")
