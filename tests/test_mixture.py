@@ -270,11 +270,12 @@ def test_a_store_serves_every_grid(place):
     assert len(open_store(place / "ten")) == 10
 
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "scripts" / "v1_5" / "mixtures").glob("*.yaml"))
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+EXAMPLES = [*sorted((SCRIPTS / "v1_5" / "mixtures").glob("*.yaml")), SCRIPTS / "text4seg_pp" / "mixture.yaml"]
 
 
 def test_there_are_examples():
-    names = ["text4seg", "text4seg_grefer", "text4seg_ovs", "text4seg_pp", "text4seg_refer"]
+    names = ["text4seg", "text4seg_grefer", "text4seg_ovs", "text4seg_refer", "mixture"]
     assert [path.stem for path in EXAMPLES] == names
 
 

@@ -26,7 +26,7 @@ def tracked(*patterns):
 
 
 SCRIPTS = [name for name in tracked("*.sh") if not name.endswith(SOURCED)]
-HEADERS = [*SCRIPTS, *tracked("scripts/v1_5/mixtures/*.yaml")]
+HEADERS = [*SCRIPTS, *tracked("scripts/v1_5/mixtures/*.yaml", "scripts/text4seg_pp/*.yaml")]
 
 
 def readme_blocks():

@@ -9,19 +9,28 @@
 #   sbatch scripts/slurm/finetune_lora.sh                                # two machines of a cluster
 #   MODEL=playground/checkpoints/tiny-llava-refshapes DATA=train.json IMAGES=playground/data/refer_seg \
 #     LORA_R=16 LORA_ALPHA=32 MAX_STEPS=100 bash scripts/v1_5/finetune_lora.sh    # a laptop
+#   CODEC=bricks DATA=scripts/text4seg_pp/mixture.yaml IMAGES=playground/data LONG_SAMPLES=skip \
+#     bash scripts/v1_5/finetune_lora.sh                                 # LLaVA-1.5 with masks of Text4Seg++
 #
 # The values are those of Text4Seg's LLaVA track: 128 samples a step, 4 at a time on each GPU, 2 epochs, r 64,
 # alpha 128, learning rates 2e-4 and 2e-5 (projector), cosine with 3 % warm-up. The published run used fp16.
 # Paths start from the repository's root. Flags after the script's name are passed on and win: bash scripts/v1_5/finetune_lora.sh --resume
 set -euo pipefail
 
-if [ -z "${MODEL:-}" ]; then GRID=${GRID:-16}; fi  # the default base says no grid; the published one is 16
+CODEC=${CODEC:-}                                  # text of masks: rrle, full, irle, bricks; empty: the base's
+if [ -z "${MODEL:-}" ] && [ "$CODEC" != bricks ]; then
+  GRID=${GRID:-16}                                # the default base says no grid; the published one is 16
+fi
 MODEL=${MODEL:-llava-hf/llava-1.5-7b-hf}          # base: Hugging Face LLaVA, folder or model id
 DATA=${DATA:-playground/data/json_files/refcoco_train_16x16_r2_c2.json}   # record files, stores, or one mixture .yaml
 IMAGES=${IMAGES:-playground/data/refer_seg}       # folder that the records' image paths start from
 OUTPUT=${OUTPUT:-checkpoints/text4seg-lora}
 VERSION=${VERSION:-}                              # prompt; empty: the base's, else text4seg_v1
 GRID=${GRID:-}                                    # label grid; empty: what the base's segmentation.json says
+BRICK_ORDER=${BRICK_ORDER:-}                      # with bricks: order of the cells of a box
+BRICK_TAIL=${BRICK_TAIL:-}                        # with bricks: True writes the background behind the last object
+NEW_TOKENS=${NEW_TOKENS:-rows}                    # with bricks: rows trains their tokens alone, full the vocabulary
+MAX_PIXELS=${MAX_PIXELS:-}                        # images of any shape: most pixels; empty: the base's limit
 LORA_R=${LORA_R:-64}
 LORA_ALPHA=${LORA_ALPHA:-128}
 LORA_DROPOUT=${LORA_DROPOUT:-0.05}
@@ -58,7 +67,8 @@ ATTENTION=${ATTENTION:-auto}                      # auto, sdpa, eager or flash_a
 LAUNCHER=${LAUNCHER:-auto}                        # auto, python, torchrun, deepspeed or accelerate
 FSDP=${FSDP:-False}                               # True: split the model by torch's fully_shard
 if [ "$FSDP" = True ]; then DEEPSPEED=${DEEPSPEED:-}; fi
-DEEPSPEED=${DEEPSPEED-$([ "$gpus" -gt 1 ] && echo scripts/zero2.json || true)}   # empty: plain data parallel
+ZERO=${ZERO:-2}                                   # stage of DeepSpeed where there are several GPUs
+DEEPSPEED=${DEEPSPEED-$([ "$gpus" -gt 1 ] && echo "scripts/zero$ZERO.json" || true)}   # empty: plain data parallel
 MASTER_PORT=${MASTER_PORT:-29500}
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -83,6 +93,11 @@ read -r -a data <<< "$DATA"
 flags+=(--data_path "${data[@]}")
 if [ -n "$VERSION" ]; then flags+=(--version "$VERSION"); fi
 if [ -n "$GRID" ]; then flags+=(--grid "$GRID"); fi
+if [ -n "$CODEC" ]; then flags+=(--codec "$CODEC"); fi
+if [ -n "$BRICK_ORDER" ]; then flags+=(--brick_order "$BRICK_ORDER"); fi
+if [ -n "$BRICK_TAIL" ]; then flags+=(--brick_tail "$BRICK_TAIL"); fi
+if [ "$NEW_TOKENS" != rows ]; then flags+=(--new_tokens "$NEW_TOKENS"); fi
+if [ -n "$MAX_PIXELS" ]; then flags+=(--max_pixels "$MAX_PIXELS"); fi
 if [ -n "$MAX_LENGTH" ]; then flags+=(--model_max_length "$MAX_LENGTH"); fi
 if [ -n "$DEEPSPEED" ]; then flags+=(--deepspeed "$DEEPSPEED"); fi
 if [ "$FSDP" != False ]; then flags+=(--fsdp "$FSDP"); fi
