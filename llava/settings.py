@@ -56,7 +56,7 @@ class SegmentationSettings:
     cell_policy: str = "centre"
     upsample: str = "bilinear"
     brick_order: str = "raster"
-    brick_tail: bool = False
+    brick_tail: bool = True
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
 

@@ -60,7 +60,7 @@ def test_records_in_bricks_are_built_on_64_cells_with_a_box_for_each_object(comm
     asked = ("--root", root, "--codec", "bricks", "--rounds", "1", "--output", output)
     assert create(*asked) == 0
     both, none = read_records(output)
-    assert form_of(both) == form_of(none) == Form((64, 64), "raster", False)
+    assert form_of(both) == form_of(none) == Form((64, 64), "raster", True)
     found = read_boxes(both["conversations"][1]["value"], (64, 64))
     squares = np.zeros((20, 30), dtype=bool)
     squares[2:10, 2:10] = squares[10:18, 10:18] = True
@@ -72,11 +72,11 @@ def test_records_in_bricks_are_built_on_64_cells_with_a_box_for_each_object(comm
 def test_order_tail_and_grid_of_the_command_are_those_of_the_records(commands, root, tmp_path):
     create, _ = commands
     output = tmp_path / "out.jsonl"
-    order = ("--brick-order", "columns", "--brick-tail", "--grid", "8x12", "--max-blocks", "1")
+    order = ("--brick-order", "columns", "--no-brick-tail", "--grid", "8x12", "--max-blocks", "1")
     assert create("--root", root, "--codec", "bricks", *order, "--output", output) == 0
     both = read_records(output)[0]
-    assert form_of(both) == Form((8, 12), "columns", True)
-    found = read_boxes(both["conversations"][1]["value"], (8, 12), order="columns", tail=True)
+    assert form_of(both) == Form((8, 12), "columns", False)
+    found = read_boxes(both["conversations"][1]["value"], (8, 12), order="columns", tail=False)
     assert len(found.blocks) == 1 and not found.faults
 
 
@@ -84,7 +84,7 @@ def test_the_usual_file_name_tells_codec_order_and_tail():
     for changes, ending in (
         ({"codec": "rrle"}, "16x16_r2_c1.json"),
         ({"codec": "bricks"}, "16x16_r2_c1_bricks.json"),
-        ({"codec": "bricks", "brick_order": "snake", "brick_tail": True}, "_c1_bricks_snake_tail.json"),
+        ({"codec": "bricks", "brick_order": "snake", "brick_tail": False}, "_c1_bricks_snake_no_tail.json"),
     ):
         path = default_output(["refcoco|train"], "json", DrawSettings((16, 16), **changes), 1)
         assert path.name.endswith(ending)

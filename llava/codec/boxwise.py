@@ -120,7 +120,7 @@ def block_of(label: str, mask: NDArray[Any], grid_hw: tuple[int, int], *, box: B
     return Block(label, box, mask_in_box(mask, box, grid_hw))
 
 
-def write_block(block: Block, *, order: str = "raster", tail: bool = False) -> str:
+def write_block(block: Block, *, order: str = "raster", tail: bool = True) -> str:
     """Text of a block. A box without foreground is written as an absent target.
 
     Args:
@@ -157,7 +157,7 @@ def box_answer(sentence: str, blocks: Sequence[str]) -> str:
 
 
 def read_boxes(
-    answer: str, grid_hw: tuple[int, int], *, order: str = "raster", tail: bool = False, strict: bool = False
+    answer: str, grid_hw: tuple[int, int], *, order: str = "raster", tail: bool = True, strict: bool = False
 ) -> BoxAnswer:
     """Box-wise masks in a model's answer. Reads any text; what is wrong with it is told in the faults.
 
@@ -178,7 +178,7 @@ def read_boxes(
         ValueError: `grid_hw` or `order` is wrong.
 
     Example:
-        >>> answer = read_boxes("Yes.<ref>dog</ref><box>(0,0),(500,999)</box><seg><f1></seg>", (1, 2))
+        >>> answer = read_boxes("Yes.<ref>dog</ref><box>(0,0),(500,999)</box><seg><f1><b1></seg>", (1, 2))
         >>> answer.outcome, answer.areas((1, 4), "nearest"), answer.faults
         ('mask', {'dog': 1}, ())
     """

@@ -86,14 +86,14 @@ class BlockRules:
         >>> rules.tokens(state)
         ('<f1>', '<f2>', '<f3>')
         >>> rules.finish(state)
-        '<f1></seg>'
+        '<f1><b2></seg>'
 
     Source: ours.
     """
 
     grid_hw: tuple[int, int]
     order: str = "raster"
-    tail: bool = False
+    tail: bool = True
 
     def __post_init__(self) -> None:
         """Check the fields."""
