@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from llava.data.rle import rle_area
-from llava.eval.confidence import certainty
+from llava.eval.confidence import certainty, found_confidence
 from llava.eval.predictions import Record
-from llava.eval.scoring import STEPS, StageOverlaps, add_up
+from llava.eval.scoring import STEPS, StageOverlaps, add_up, is_empty
 
 NO_TARGET = "no target"
 SIZES = ((0.005, "under 0.5 %"), (0.02, "0.5 to 2 %"), (0.08, "2 to 8 %"), (0.3, "8 to 30 %"))
@@ -53,6 +53,11 @@ def certainty_of(record: Record) -> str:
     return "" if record.confidence is None else _name(certainty(record.confidence), CERTAINTIES, SUREST)
 
 
+def confidence_of(record: Record) -> float | None:
+    """`found_confidence` of a record's answer, None where the system does not tell."""
+    return None if record.confidence is None else found_confidence(record.confidence, empty=is_empty(record))
+
+
 def _name(value: float, ends: Iterable[tuple[float, str]], last: str, *, inclusive: bool = False) -> str:
     return next((name for end, name in ends if value < end or (inclusive and value == end)), last)
 
@@ -64,8 +69,8 @@ def break_down(
 
     Returns:
         "size", "length", "category" and "certainty", each a list of rows {"name", "samples", "invalid",
-        "scores" by stage}, in the order of the sizes, or from the most frequent class. A part that no record
-        tells about is left out.
+        "confidence": mean of `confidence_of` or None, "scores" by stage}, in the order of the sizes, or from
+        the most frequent class. A part that no record tells about is left out.
     """
     pairs = list(zip(records, overlaps, strict=True))
     frequent = _frequent(records)
@@ -76,7 +81,8 @@ def break_down(
         ("certainty", certainty_of, [*(name for _, name in CERTAINTIES), SUREST]),
     )
     told = {
-        part: [_row(name, chosen) for name, chosen in _split(pairs, key, order)] for part, key, order in parts
+        part: [part_row(name, chosen) for name, chosen in _split(pairs, key, order)]
+        for part, key, order in parts
     }
     return {part: rows for part, rows in told.items() if rows}
 
@@ -101,11 +107,14 @@ def _split(pairs: Pairs, key: Callable[[Record], str], order: Sequence[str]) -> 
     return [(name, members[name]) for name in order if name in members]
 
 
-def _row(name: str, pairs: Pairs) -> dict[str, Any]:
+def part_row(name: str, pairs: Pairs) -> dict[str, Any]:
+    """Row of a part of a run, see `break_down`."""
+    sure = [value for record, _ in pairs if (value := confidence_of(record)) is not None]
     return {
         "name": name,
         "samples": len(pairs),
         "invalid": sum(bool(record.faults) for record, _ in pairs),
+        "confidence": sum(sure) / len(sure) if sure else None,
         "scores": add_up(stages for _, stages in pairs),
     }
 

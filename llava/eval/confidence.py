@@ -60,3 +60,25 @@ def certainty(packed: Packed) -> float:
     """
     inside = unpack(packed)
     return float(np.maximum(inside, 1 - inside).mean(dtype=np.float64))
+
+
+def found_confidence(packed: Packed, *, empty: bool) -> float:
+    """How sure an answer is of what it found, 0..1, to rank answers and to abstain.
+
+    The mean probability of the cells that are more likely inside than not, so that the size of the
+    background does not matter; of a mask without such a cell its likeliest one. An empty mask is as sure as
+    its least sure cell: 1 minus the highest probability.
+
+    Args:
+        packed: probabilities of the cells.
+        empty: the answer draws nothing.
+
+    Example:
+        >>> found_confidence({"size": [1, 2], "levels": "AP8="}, empty=False)
+        1.0
+    """
+    inside = unpack(packed)
+    if empty:
+        return float(1 - inside.max())
+    likely = inside[inside > 0.5]
+    return float(likely.mean(dtype=np.float64) if len(likely) else inside.max())

@@ -43,15 +43,18 @@ def parts_table(first: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
     Args:
         first: heading of the names.
-        rows: "name", "samples" and "scores" by stage, each with `SCORES`; "invalid" where it is counted.
+        rows: "name", "samples" and "scores" by stage, each with `SCORES`; "invalid", "confidence" and
+            "threshold" where they are known.
     """
     stages = [stage for stage in STAGES[1:] if any(stage in one["scores"] for one in rows)]
     header = [first, "samples", *(["invalid"] if "invalid" in rows[0] else [])]
-    header += [f"{stage} {name}" for stage in stages for name in SCORES]
+    sure = [name for name in ("confidence", "threshold") if any(one.get(name) for one in rows)]
+    header += sure + [f"{stage} {name}" for stage in stages for name in SCORES]
     lines = []
     for one in rows:
         cells = [one["name"], str(one["samples"])]
         cells += [f"{percent(one['invalid'] / one['samples'])} %"] if "invalid" in one else []
+        cells += ["–" if one[name] is None else f"{one[name]:.3f}" for name in sure]
         cells += [percent(one["scores"].get(stage, {}).get(name)) for stage in stages for name in SCORES]
         lines.append(row(cells))
     return table(header, lines)
@@ -70,6 +73,13 @@ def breakdown_blocks(results: Mapping[str, Any]) -> Iterable[str]:
         if rows:
             heading = f"By kind of expression, {results['definition']}: {split}"
             yield block(heading, parts_table("kind", rows))
+
+
+def ranking_block(results: Mapping[str, Any]) -> Iterable[str]:
+    """Scores of the surest answers; nothing where no answer tells how sure it is."""
+    if results["ranking"]:
+        heading = f"If only the surest answers are kept, {results['definition']}"
+        yield block(heading, parts_table("kept", results["ranking"]))
 
 
 def refinement_block(results: Mapping[str, Any]) -> Iterable[str]:

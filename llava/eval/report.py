@@ -27,6 +27,7 @@ from llava.eval.breakdown import break_down, costs, refinement
 from llava.eval.definitions import DEFINITIONS, MAIN, OPTIONS, Definition, find_definition
 from llava.eval.page import render, text_table
 from llava.eval.predictions import PREDICTIONS_FILE, Record, read_records, read_run
+from llava.eval.ranking import risk_coverage
 from llava.eval.run import RunSettings, check_records, read_settings
 from llava.eval.scoring import score_records, summarise
 from llava.eval.semantic_scores import score_maps
@@ -72,6 +73,7 @@ def write_report(
     parts = {
         "breakdown": break_down(records, overlaps),
         "refinement": refinement(records, overlaps),
+        "ranking": risk_coverage(records, overlaps),
         "costs": costs(records),
         "benchmark": settings.options.get("benchmark"),
         "maps": score_maps(records),
