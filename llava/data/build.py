@@ -110,9 +110,7 @@ def default_output(specs: Iterable[str], form: str, settings: DrawSettings, copi
     ending = [settings.codec] if settings.codec != usual.codec else []
     if settings.codec == BRICKS:
         ending += [settings.brick_order] if settings.brick_order != usual.brick_order else []
-        ending += (
-            ["tail" if settings.brick_tail else "no_tail"] if settings.brick_tail != usual.brick_tail else []
-        )
+        ending += [] if settings.brick_tail else ["no_tail"]
     more = "".join(f"_{word}" for word in ending)
     return DATA / "json_files" / f"{name}_{rows}x{columns}_r{settings.rounds}_c{copies}{more}.json"
 

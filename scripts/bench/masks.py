@@ -27,11 +27,13 @@ class AnnotatedObject:
         label: its name in a mask text.
         segmentation: polygons or RLEs as the annotation file has them.
         size_hw: height and width of the image in pixels.
+        image: file name of the image.
     """
 
     label: str
     segmentation: list[Any]
     size_hw: tuple[int, int]
+    image: str
 
 
 def load_objects(folder: Path, *, referred: bool = True, limit: int = 0) -> list[AnnotatedObject]:
@@ -91,7 +93,7 @@ def _read(path: Path, referred: bool) -> Iterator[tuple[tuple[str, tuple[int, ..
         image = images[annotations[ann_ids[0]]["image_id"]]
         yield (
             (image["file_name"], ann_ids),
-            AnnotatedObject(label, parts, (int(image["height"]), int(image["width"]))),
+            AnnotatedObject(label, parts, (int(image["height"]), int(image["width"])), image["file_name"]),
         )
 
 
