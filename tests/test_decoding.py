@@ -328,7 +328,7 @@ def test_the_shipped_model_writes_its_plain_answers_in_a_fraction_of_the_passes(
 
 def write_along(language, hints, ids, mode="fast"):
     """Writing of a model that wants these tokens, and nothing when a guess has led it away from them."""
-    writing = Writing(language, hints, codec="rrle", limit=4000)
+    writing = Writing(language, hints, limit=4000)
     writing.take(Scores([ids[0]], [1.0], torch.zeros(1, language.size)), [])
     while not writing.ended:
         guess = writing.guess(mode)
@@ -371,7 +371,7 @@ def test_a_piece_that_runs_from_the_tag_into_a_label_is_written_and_guessed():
     # The same piece with a star in it cannot begin a mask; the best one that can is taken.
     star = tokenizer(">*", add_special_tokens=False).input_ids
     assert len(star) == 1
-    writing = Writing(language, hints_for("dog", (2, 4)), codec="rrle", limit=100)
+    writing = Writing(language, hints_for("dog", (2, 4)), limit=100)
     before = tokenizer("It is:\n<seg").input_ids
     for token in before:
         assert not writing.blocks

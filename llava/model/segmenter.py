@@ -11,7 +11,7 @@ from llava.model.checkpoint import load_checkpoint
 from llava.model.text_mask import TextMaskSegmenter
 from llava.types import Segmenter
 
-SYSTEMS = {"text4seg": TextMaskSegmenter}
+SYSTEMS = {"text4seg": TextMaskSegmenter, "text4seg++": TextMaskSegmenter}
 """Class of each system that a `segmentation.json` may name."""
 
 

@@ -12,40 +12,30 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from llava.codec import Answer, decode, encode, grid_to_mask, read_answer
-from llava.constants import BACKGROUND, IMAGE_TOKEN
+from llava.codec import decode
+from llava.constants import IMAGE_TOKEN
 from llava.data.prompt import find_prompt, render
 from llava.data.questions import EVAL_QUESTION, PLACEHOLDER, fill, normalise_expression
 from llava.data.tokens import tokenize
 from llava.model.backbones import backbone_of_processor
 from llava.model.checkpoint import Checkpoint
 from llava.model.decoding import PLAIN, check_decoding
-from llava.model.decoding.confidence import cell_confidence
 from llava.model.decoding.engine import Asked, Decoder
 from llava.model.decoding.hints import hints_for
-from llava.settings import UPSAMPLING
+from llava.model.mask_text import mask_text
 from llava.types import BoolArray, FloatArray, Prediction, Query
-
-LONG_LABEL = "the second small dark red striped square from the left side"
-"""A long expression (11 words; RefCOCOg has 8.4 on average) for the default length of an answer."""
 
 SENTENCE_TOKENS = 64
 """Room for the sentence before the mask text."""
-
-RUNS_IN_ROW = 5
-"""Runs of a busy row: background, object, background, object, background."""
 
 
 def answer_budget(checkpoint: Checkpoint) -> int:
     """Number of tokens that a long answer of this checkpoint takes.
 
-    A grid whose every row has `RUNS_IN_ROW` runs, labelled `LONG_LABEL`, is written in the checkpoint's codec
-    and counted with its tokenizer; `SENTENCE_TOKENS` are added. Depends on the checkpoint alone, never on the
-    question, so that an answer is cut at the same place in every batch.
+    `MaskText.longest` is counted with the checkpoint's tokenizer; `SENTENCE_TOKENS` are added. Depends on the
+    checkpoint alone, never on the question, so that an answer is cut at the same place in every batch.
     """
-    rows, columns = checkpoint.settings.grid_hw
-    row = (np.arange(columns) * RUNS_IN_ROW // columns) % 2
-    text = encode(np.tile(row, (rows, 1)), (BACKGROUND, LONG_LABEL), codec=checkpoint.settings.codec)
+    text = mask_text(checkpoint.settings).longest()
     ids = checkpoint.processor.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     return len(ids) + SENTENCE_TOKENS
 
@@ -106,12 +96,10 @@ class TextMaskSegmenter:
             raise ValueError("decoding 'plain' has neither labels nor on_row; choose another decoding")
         if max_new_tokens is not None and max_new_tokens < 1:
             raise ValueError(f"max_new_tokens {max_new_tokens}: at least 1, or None for the default")
-        if upsample is not None and upsample not in UPSAMPLING:
-            raise ValueError(f"unknown upsample {upsample!r}; known: {', '.join(UPSAMPLING)}")
+        self._form = mask_text(checkpoint.settings, upsample=upsample)
         self.checkpoint = checkpoint
         self.max_new_tokens = max_new_tokens or answer_budget(checkpoint)
         self.decode_seconds = 0.0
-        self._upsample = upsample or checkpoint.settings.upsample
         self._ends = _end_tokens(checkpoint)
         self._backbone = backbone_of_processor(checkpoint.processor)
         self._on_row = on_row
@@ -210,9 +198,7 @@ class TextMaskSegmenter:
                 self._text(writing.tokens),
                 writing.truncated,
                 writing.stats,
-                cell_confidence(
-                    writing.text, writing.spans, writing.blocks, self.checkpoint.settings.grid_hw
-                ),
+                self._form.confidence(writing.text, writing.spans, writing.blocks),
             )
             for writing in decoder.write(asked, images)
         ]
@@ -238,9 +224,9 @@ class TextMaskSegmenter:
 
     def _predict(self, query: Query, answers: Sequence[_Written]) -> Prediction:
         """Masks of the answers to one query, one answer for each target."""
-        settings, size_hw = self.checkpoint.settings, query.frames[0].size[::-1]
+        size_hw = query.frames[0].size[::-1]
         texts = [written.text for written in answers]
-        read = [read_answer(text, settings.grid_hw, codec=settings.codec) for text in texts]
+        read = [self._form.read(text) for text in texts]
         faults = []
         for target, answer, written in zip(query.targets, read, answers, strict=True):
             found = [str(fault) for fault in answer.faults]
@@ -248,26 +234,15 @@ class TextMaskSegmenter:
                 found.insert(0, f"truncated: the answer has no end within {self.max_new_tokens} tokens")
             faults += found if len(query.targets) == 1 else [f"{target!r}: {fault}" for fault in found]
         return Prediction(
-            masks=np.stack([self._draw(answer.foreground, size_hw) for answer in read])[:, None],
+            masks=np.stack([self._form.mask(answer, size_hw) for answer in read])[:, None],
             absent=np.array([answer.outcome == "empty" for answer in read]),
             text="\n".join(texts),
             faults=tuple(faults),
-            labels=self._areas(read, size_hw),
+            labels=self._form.areas(read, size_hw),
             confidence=_stacked([written.confidence for written in answers]),
             stats={name: sum(written.stats[name] for written in answers) for name in answers[0].stats},
+            boxes=self._form.boxes(read, size_hw),
         )
-
-    def _areas(self, answers: Sequence[Answer], size_hw: tuple[int, int]) -> dict[str, int]:
-        """Pixel count of each label, in order of first use."""
-        cells: dict[str, BoolArray] = {}
-        for block in (block for answer in answers for block in answer.blocks):
-            for index, label in enumerate(block.labels[1:], start=1):
-                here = block.grid == index
-                cells[label] = cells[label] | here if label in cells else here
-        return {label: int(self._draw(grid, size_hw).sum()) for label, grid in cells.items()}
-
-    def _draw(self, grid: BoolArray, size_hw: tuple[int, int]) -> BoolArray:
-        return grid_to_mask(grid, size_hw, method=self._upsample)
 
 
 def _joined(images: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

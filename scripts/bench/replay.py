@@ -79,7 +79,7 @@ def replay(language: Language, hints: Hints, truth: Sequence[int], mode: str) ->
     Raises:
         ValueError: the grammar does not allow the answer.
     """
-    writing = Writing(language, hints, codec="rrle", limit=NO_LIMIT)
+    writing = Writing(language, hints, limit=NO_LIMIT)
     no_scores = torch.zeros(1, language.size)
     drafted: list[int] = []
     while not writing.ended:

@@ -20,8 +20,6 @@ from llava.constants import BACKGROUND, SEG_CLOSE, SEG_OPEN
 _RUN = re.compile(r"(.+?) \*([0-9]+)")
 """A finished run in the spelling of `llava.codec.encode`."""
 
-_COLON_AND_TAG = f":\n{SEG_OPEN}"
-
 FIRST_ROWS, MOST_ROWS = 4, 8
 """Rows of the first guess of an answer, and of the longest: more would cost more than a pass saves.
 
@@ -74,23 +72,24 @@ def draft(text: str, hints: Hints, *, rows: int = 1) -> str:
     if opened and SEG_CLOSE in inside:
         return ""
     if opened:
-        return draft_rows(inside, hints.grid_hw, labels=_named(sentence, hints.labels), rows=rows)
-    for whole in (*(f"{sentence}{SEG_OPEN}" for sentence in hints.sentences), _opened(text)):
+        return draft_rows(inside, hints.grid_hw, labels=named(sentence, hints.labels), rows=rows)
+    for whole in (*(f"{sentence}{SEG_OPEN}" for sentence in hints.sentences), behind_colon(text, SEG_OPEN)):
         if whole and whole.startswith(text):
-            first = draft_rows("", hints.grid_hw, labels=_named(whole, hints.labels), rows=rows)
+            first = draft_rows("", hints.grid_hw, labels=named(whole, hints.labels), rows=rows)
             return whole[len(text) :] + first
     return ""
 
 
-def _opened(text: str) -> str:
+def behind_colon(text: str, tag: str) -> str:
     """A sentence of other words, with the tag that follows its colon; "" where there is no colon yet."""
-    for size in range(len(_COLON_AND_TAG) - 1, 0, -1):
-        if text.endswith(_COLON_AND_TAG[:size]):
-            return text[:-size] + _COLON_AND_TAG
+    end = f":\n{tag}"
+    for size in range(len(end) - 1, 0, -1):
+        if text.endswith(end[:size]):
+            return text[:-size] + end
     return ""
 
 
-def _named(sentence: str, labels: Sequence[str]) -> list[str]:
+def named(sentence: str, labels: Sequence[str]) -> list[str]:
     """The labels, those first that the sentence has in quotes."""
     return sorted(labels, key=lambda label: f"'{label}'" not in sentence)
 

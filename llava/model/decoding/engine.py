@@ -12,8 +12,8 @@ from llava.model.backbones import Backbone
 from llava.model.checkpoint import Checkpoint
 from llava.model.decoding.batch import Batch
 from llava.model.decoding.drafts import Hints
-from llava.model.decoding.language import Language
 from llava.model.decoding.writing import Scores, Writing
+from llava.model.mask_text import mask_text
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,11 @@ class Decoder:
         self._backbone = backbone
         self._mode = mode
         self._limit = limit
-        tokenizer, settings = checkpoint.processor.tokenizer, checkpoint.settings
+        tokenizer = checkpoint.processor.tokenizer
         self._pad = ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         outputs = checkpoint.model.get_output_embeddings()
-        self._language = Language(
-            tokenizer,
-            outputs.weight.shape[0],
-            ends=ends,
-            grid_hw=settings.grid_hw,
-            labels=labels,
-            codec=settings.codec,
+        self._language = mask_text(checkpoint.settings).language(
+            tokenizer, outputs.weight.shape[0], ends=ends, labels=labels
         )
 
     @torch.inference_mode()
@@ -89,16 +84,7 @@ class Decoder:
             asked: the prompts; each image belongs to one at least.
             images: inputs of the vision tower, those of all images joined.
         """
-        writings = [
-            Writing(
-                self._language,
-                one.hints,
-                codec=self._checkpoint.settings.codec,
-                limit=self._limit,
-                on_row=one.on_row,
-            )
-            for one in asked
-        ]
+        writings = [Writing(self._language, one.hints, limit=self._limit, on_row=one.on_row) for one in asked]
         batch = Batch(self._checkpoint.model, self._backbone, self._checkpoint.processor, pad=self._pad)
         for writing, scores in zip(writings, self._first(batch, asked, images), strict=True):
             writing.take(scores, [])

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from llava.constants import BACKGROUND, SEG_CLOSE, SEG_OPEN
-from llava.model.decoding.closing import closing
-from llava.model.decoding.drafts import FIRST_ROWS, Hints, draft, rows_after
-from llava.model.decoding.language import Language
+from llava.constants import SEG_CLOSE
+from llava.model.decoding.drafts import FIRST_ROWS, Hints, rows_after
+from llava.model.decoding.vocabulary import MaskLanguage
 
-_OPEN, _CLOSE = SEG_OPEN.encode(), SEG_CLOSE.encode()
+_CLOSE = SEG_CLOSE.encode()
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,8 @@ class Writing:
     Args:
         language: grammar and tokens.
         hints: what is known before the first token.
-        codec: text form of a mask.
-        limit: most tokens that the model decides. A mask that is open then is completed without it: its
-            cells become background, beyond the limit, for no pass.
+        limit: most tokens that the model decides. A mask that is open then is completed without it, by
+            background, beyond the limit, for no pass.
         on_row: called with the number and the text of each row of an R-RLE mask when it is finished.
 
     Attributes:
@@ -60,10 +58,9 @@ class Writing:
 
     def __init__(
         self,
-        language: Language,
+        language: MaskLanguage,
         hints: Hints,
         *,
-        codec: str,
         limit: int,
         on_row: Callable[[int, str], None] | None = None,
     ) -> None:
@@ -76,7 +73,6 @@ class Writing:
         self.stats = dict.fromkeys(("tokens", "passes", "drafted", "accepted", "forced", "closed_early"), 0)
         self._language = language
         self._hints = hints
-        self._codec = codec
         self._limit = limit
         self._on_row = on_row
         self._matcher: Any = None
@@ -87,10 +83,8 @@ class Writing:
     def guess(self, mode: str) -> list[int]:
         """Tokens to put in behind the last one, to be checked by the same pass."""
         ids: list[int] = []
-        if mode == "fast" and self._codec == "rrle":
-            text = draft(self.text.decode(errors="replace").lstrip(" "), self._hints, rows=self._rows)
-            more = f" {BACKGROUND}" if text.endswith("\n") else ""
-            ids = self._language.tokens_behind(self.tokens, text, more=more) if text else []
+        if mode == "fast":
+            ids = self._language.draft(self.tokens, self.text, self._hints, rows=self._rows)
         if not ids and mode != "constrained" and self._start is not None:
             ids = self._matcher.compute_ff_tokens()
         return ids[: self._limit - len(self.tokens) - 1]
@@ -130,13 +124,14 @@ class Writing:
         return self._language.matcher().validate_tokens(opening) == len(opening)
 
     def _opening(self, token: int) -> list[int]:
-        """The tokens over which a `<seg>` extends that this token completes; none where it completes none."""
+        """The tokens over which the opening extends that this token completes, if it completes one."""
         if token in self._language.ends:
             return []
         text = self.text + self._language.bytes_of(token)
-        place = text.find(_OPEN, max(len(self.text) - len(_OPEN) + 1, 0))
-        if place < 0:
+        found = self._language.find_opening(text, len(self.text))
+        if found is None:
             return []
+        place = found[0]
         first = (
             bisect_right(self.spans, place, key=lambda span: span[0]) - 1 if place < len(self.text) else None
         )
@@ -180,10 +175,10 @@ class Writing:
         place = old
         while True:
             if self._start is None:
-                found = self.text.find(_OPEN, max(place - len(_OPEN) + 1, 0))
-                if found < 0:
+                opening = self._language.find_opening(self.text, place)
+                if opening is None:
                     return
-                self._start, self._row = found + len(_OPEN), 0
+                self._start, self._row = opening[1], 0
                 place = self._start
             else:
                 found = self.text.find(_CLOSE, max(place - len(_CLOSE) + 1, self._start))
@@ -196,7 +191,7 @@ class Writing:
 
     def _tell_rows(self, end: int) -> None:
         """Report the rows of the open mask that are finished at the byte `end`."""
-        if self._on_row is None or self._codec != "rrle":
+        if self._on_row is None or not self._language.by_rows:
             return
         lines = self.text[self._start : end].split(b"\n")
         for number in range(self._row, len(lines) - 1):
@@ -209,8 +204,6 @@ class Writing:
         if self._start is None:
             self.truncated = True
             return
-        text = self.text[self._start :].decode(errors="ignore")
-        rest = closing(text, self._hints.grid_hw, codec=self._codec)
-        for token in self._language.tokens_behind(self.tokens, rest):
+        for token in self._language.closing(self.tokens, self.text[self._start :]):
             self._add(token, 1.0)
         self.stats["closed_early"] += 1
