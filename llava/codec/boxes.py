@@ -94,6 +94,21 @@ def tight_box(mask: NDArray[Any]) -> tuple[int, int, int, int] | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
+def box_centres(box: Box, size_hw: tuple[int, int], grid_hw: tuple[int, int]) -> tuple[IntArray, IntArray]:
+    """Row of the pixel at the centre of each row of cells, and column for each column; int64 (cells,) each.
+
+    Args:
+        box: what the cells cover.
+        size_hw: height and width of the image in pixels.
+        grid_hw: rows and columns of cells.
+
+    Raises:
+        ValueError: the box is wrong.
+    """
+    down, across = _sides(box, size_hw, grid_hw)
+    return down.centres(), across.centres()
+
+
 def mask_in_box(mask: NDArray[Any], box: Box, grid_hw: tuple[int, int]) -> BoolArray:
     """Cells of a box that belong to a mask.
 

@@ -130,12 +130,12 @@ def rle_to_grid(
     check_cell_policy(policy)
     grid_hw = check_sides(grid_hw, "grid_hw")
     size_hw = check_sides(rle["size"], "RLE size")
-    left, top, right, bottom = _checked_crop(crop, size_hw)
-    ends = _ends(rle["counts"], size_hw)
+    left, top, right, bottom = checked_crop(crop, size_hw)
+    ends = run_ends(rle["counts"], size_hw)
     runs = ends.searchsorted(_places(size_hw, grid_hw, (left, top, right, bottom), flip), side="right")
     grid: IntArray = np.bitwise_and(runs.T, 1, order="C")
     if policy == "keep_small" and not grid.any():
-        inside = _pixels(ends)
+        inside = inside_pixels(ends)
         ys, xs = inside % size_hw[0], inside // size_hw[0]
         kept = (ys >= top) & (ys < bottom) & (xs >= left) & (xs < right)
         if kept.any():
@@ -145,7 +145,7 @@ def rle_to_grid(
     return grid
 
 
-def _ends(counts: str | bytes, size_hw: tuple[int, int]) -> IntArray:
+def run_ends(counts: str | bytes, size_hw: tuple[int, int]) -> IntArray:
     """Where each run ends, counted down the columns; int64 (runs,), rising to the number of pixels."""
     height, width = size_hw
     lengths = run_lengths(counts)
@@ -176,7 +176,7 @@ def _places(size_hw: tuple[int, int], grid_hw: tuple[int, int], crop: Crop, flip
     return _KEPT[key]
 
 
-def _checked_crop(crop: Crop | None, size_hw: tuple[int, int]) -> Crop:
+def checked_crop(crop: Crop | None, size_hw: tuple[int, int]) -> Crop:
     """The crop, or the whole mask where there is none."""
     height, width = size_hw
     if crop is None:
@@ -189,7 +189,7 @@ def _checked_crop(crop: Crop | None, size_hw: tuple[int, int]) -> Crop:
     return left, top, right, bottom
 
 
-def _pixels(ends: IntArray) -> IntArray:
+def inside_pixels(ends: IntArray) -> IntArray:
     """Places of all pixels inside, counted down the columns; int64 (pixels,). `ends`: summed run lengths."""
     starts, stops = ends[:-1:2], ends[1::2]
     lengths = stops - starts

@@ -11,16 +11,17 @@ from typing import TypeVar
 import numpy as np
 
 from llava.codec import clean_label, encode, mask_answer
-from llava.codec.boxwise import Block, block_of, box_answer, write_block
+from llava.codec.box_from_rle import rle_block, rle_tight_box
+from llava.codec.boxwise import Block, box_answer, write_block
 from llava.codec.from_rle import Crop, rle_to_grid
 from llava.constants import BACKGROUND
 from llava.data.annotated import AnnotatedImage, Target
 from llava.data.mirror import mirror_words
 from llava.data.questions import normalise_expression, without_tags
-from llava.data.rle import decode_rle, merge_rles, rle_area
+from llava.data.rle import merge_rles, rle_area
 from llava.data.wording import Wording, load_wording
 from llava.settings import ALL_CODECS, BRICK_ORDERS, BRICKS, CELL_POLICIES, SegmentationSettings
-from llava.types import BoolArray, IntArray, Rle
+from llava.types import IntArray, Rle
 
 VANISHED_POLICIES = ("skip", "keep")
 """What becomes of an expression whose target covers no cell: left out, or taught as an empty mask."""
@@ -217,17 +218,11 @@ class View:
 
     def _has_pixel(self, mask: Rle) -> bool:
         """Whether any pixel of a mask is in view."""
-        return bool(rle_area(mask) if self.crop is None else self._painted(mask).any())
-
-    def _painted(self, mask: Rle) -> BoolArray:
-        """What is in view of a mask, bool (H, W)."""
-        left, top, right, bottom = self.crop or (0, 0, *self.image.size_hw[::-1])
-        part = decode_rle(mask)[top:bottom, left:right]
-        return part[:, ::-1] if self.flip else part
+        return rle_area(mask) > 0 if self.crop is None else rle_tight_box(mask, crop=self.crop) is not None
 
     def _block(self, label: str, mask: Rle) -> Block:
         """Box around what is in view of a mask, and its cells."""
-        return block_of(clean_label(label), self._painted(mask), self.settings.grid_hw)
+        return rle_block(label, mask, self.settings.grid_hw, crop=self.crop, flip=self.flip)
 
     def _cells_text(self, labelled: Sequence[tuple[str, int]]) -> str:
         """Image-wise mask text of several targets.
