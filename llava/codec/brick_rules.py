@@ -173,9 +173,9 @@ class BlockRules:
             return BOX_OPEN + self.finish(BlockState("box"))
         if state.part == "box":
             rest = _box_rest(state.text) if state.text.strip() else ""
-            return f"{rest}{BOX_CLOSE}{SEG_OPEN}{self._finish_bricks(self._opened(state))}"
+            return rest + BOX_CLOSE + self.finish(BlockState("to_seg", absent=not state.text.strip()))
         if state.part == "to_seg":
-            return SEG_OPEN + self._finish_bricks(self._opened(state))
+            return SEG_OPEN + self._finish_bricks(BlockState("seg", absent=state.absent))
         return self._finish_bricks(state) if state.part == "seg" else ""
 
     def _finish_bricks(self, state: BlockState) -> str:
@@ -215,13 +215,8 @@ class BlockRules:
         if token == BOX_CLOSE:
             return BlockState("to_seg", absent=not state.text.strip())
         if token == SEG_OPEN:
-            return self._opened(state)
+            return BlockState("seg", absent=state.absent)
         return BlockState(_AFTER[token])
-
-    def _opened(self, state: BlockState) -> BlockState:
-        """State behind `<seg>`."""
-        absent = state.absent if state.part == "to_seg" else not state.text.strip()
-        return BlockState("seg", absent=absent)
 
     def _behind_brick(self, state: BlockState, kind: str, cells: int) -> BlockState:
         width, _ = self.lines_wh
@@ -297,13 +292,10 @@ def _span(numbers: list[int]) -> tuple[int, int]:
 
 def _leads_to(written: str, low: int, high: int) -> bool:
     """Whether digits begin, or are, a number from `low` to `high` without a leading zero."""
-    if len(written) > 1 and written[0] == "0":
-        return False
-    most = 0 if written == "0" else len(str(high)) - len(written)
-    value = int(written)
-    return any(
-        value * 10**more <= high and (value + 1) * 10**more - 1 >= low for more in range(max(most, -1) + 1)
-    )
+    if written[0] == "0":
+        return written == "0" and low == 0
+    value, most = int(written), len(str(high)) - len(written)
+    return any(value * 10**more <= high and (value + 1) * 10**more > low for more in range(most + 1))
 
 
 def _box_rest(text: str) -> str:
