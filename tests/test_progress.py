@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_GRID, tiny_llava, tiny_settings
+from conftest import tiny_llava, tiny_settings
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_train import assert_identical, command, record
@@ -83,7 +83,7 @@ def test_tensorboard_holds_what_the_log_says(data, shown):
         assert written == [(step, pytest.approx(value, rel=1e-6)) for step, value in logged]
         assert len(written) == 3
     previews = lines_of(data / "shown" / "previews.jsonl")
-    for name in ("preview_grid_iou", "preview_invalid_share"):
+    for name in ("preview_iou", "preview_invalid_share"):
         written = [(event.step, event.value) for event in events.Scalars(f"train/{name}")]
         assert written == [(line["step"], pytest.approx(line[name])) for line in previews] != []
 
@@ -122,7 +122,12 @@ def test_examples_are_the_same_every_time_and_have_images_and_masks(data):
     assert {"r6", "r7"}.isdisjoint(chosen[0] + chosen[2])
     given = choose_examples(dataset(data), 2, seed=1, path=str(data / "train.json"))
     assert [each.id for each in given] == ["r0", "r1"]
-    assert given[0].question == "Where is it?" and given[0].target.sum(axis=1).tolist() == [4, 0, 0, 0]
+    assert (
+        given[0].question == "Where is it?"
+        and given[0].target.shape == (20, 30)
+        and given[0].target[:5].all()
+        and not given[0].target[10:].any()
+    )
 
 
 def test_nothing_to_show_is_refused_before_training(data):
@@ -150,16 +155,17 @@ def test_iou_and_faults_of_an_answer_are_those_of_its_text(data, monkeypatch):
         assert not model.training and [query.question for query in queries] == [
             each.question for each in examples
         ]
-        nothing = np.zeros((1, 1, 20, 30), bool)
+        masks = [examples[0].target[None, None], np.zeros((1, 1, 20, 30), bool)]
         return [
-            Prediction(nothing, np.array([False]), text, ("fault",) * (text != texts[0])) for text in texts
+            Prediction(mask, np.array([False]), text, ("fault",) * (text != texts[0]))
+            for mask, text in zip(masks, texts, strict=True)
         ]
 
     monkeypatch.setattr(TextMaskSegmenter, "segment", segment)
     right, wrong = answer_examples(examples, checkpoint)
     assert model.training
     assert (right.iou, right.faults) == (1.0, ()) and (wrong.iou, wrong.faults) == (0.0, ("fault",))
-    assert np.array_equal(right.cells, examples[0].target) and not wrong.cells.any()
+    assert np.array_equal(right.mask, examples[0].target) and not wrong.mask.any()
 
 
 def test_a_long_text_is_cut_to_its_picture():
@@ -201,8 +207,8 @@ def test_a_terminal_shows_one_bar_and_a_log_file_one_line_for_each_step(monkeypa
 def test_a_record_without_a_mask_is_no_example(data):
     assert example_of(record(1, with_image=False), data, tiny_settings()) is None
     example = example_of(record(1), data, tiny_settings())
-    assert isinstance(example, Example) and example.target.shape == TINY_GRID
+    assert isinstance(example, Example) and example.target.shape == (20, 30)
     model, processor = tiny_llava()
     with torch.no_grad():
         said = answer_examples([example], Checkpoint(model, processor, tiny_settings(), data))
-    assert preview_sheet([example], said, tiny_settings()).mode == "RGB"
+    assert preview_sheet([example], said).mode == "RGB"

@@ -14,13 +14,13 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from llava.codec import read_answer
 from llava.constants import SEG_OPEN
 from llava.data.prompt import render
 from llava.data.record_form import check_forms, count_forms, form_for
 from llava.data.records import Record, read_records
 from llava.data.tokens import tokenize
 from llava.model.backbones import backbone_of_processor
+from llava.model.mask_text import mask_text
 from llava.settings import SegmentationSettings
 
 MEASURED_AT_ONCE = 256
@@ -55,11 +55,12 @@ def load_records(paths: Sequence[str], *, image_folder: Path, settings: Segmenta
 
 def check_answers(path: str, records: Sequence[Record], settings: SegmentationSettings) -> None:
     """Decode the answers of some records, so that a wrong codec shows before training."""
+    masks = mask_text(settings)
     for record in records:
         for _, answer in rounds_of(record):
             if SEG_OPEN not in answer:
                 continue
-            read = read_answer(answer, settings.grid_hw, codec=settings.codec)
+            read = masks.read(answer)
             if read.faults:
                 raise ValueError(
                     f"{path}: an answer of record {record['id']!r} does not read as {settings.codec!r}: "

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from llava.codec import grid_to_mask, read_answer
 from llava.constants import IMAGE_TOKEN, SEG_OPEN
 from llava.data.records import Record
 from llava.files import atomic_path
 from llava.model.checkpoint import Checkpoint
+from llava.model.mask_text import mask_text
 from llava.model.text_mask import SENTENCE_TOKENS, TextMaskSegmenter
 from llava.pictures import CARD, COARSE, INK, TRUTH, Card, Panel, sheet, wrap
 from llava.settings import SegmentationSettings
@@ -43,7 +43,7 @@ class Example:
         image: RGB.
         question: its first question, without the image mark.
         answer: what the record answers.
-        target: bool (rows, columns), cells that this answer marks.
+        target: bool (H, W) of the image's size, pixels that this answer marks.
     """
 
     id: str
@@ -60,14 +60,12 @@ class Answered:
     Attributes:
         text: the answer.
         faults: what is wrong with it, in words.
-        cells: bool (rows, columns) that it marks.
-        mask: bool (H, W) of the image's size.
-        iou: of its cells with those of the example, 1 where both mark none.
+        mask: bool (H, W) of the image's size, what it marks.
+        iou: of its mask with that of the example, 1 where both mark none.
     """
 
     text: str
     faults: tuple[str, ...]
-    cells: BoolArray
     mask: BoolArray
     iou: float
 
@@ -78,15 +76,12 @@ def example_of(record: Record, image_folder: Path, settings: SegmentationSetting
     question = question.replace(IMAGE_TOKEN, "").strip()
     if "image" not in record or SEG_OPEN not in answer or not question:
         return None
-    return Example(
-        id=str(record["id"]),
-        image=open_image(
-            image_folder / record["image"], crop=record.get("crop_size"), flip=record.get("flip", False)
-        ),
-        question=question,
-        answer=answer,
-        target=read_answer(answer, settings.grid_hw, codec=settings.codec).foreground,
+    image = open_image(
+        image_folder / record["image"], crop=record.get("crop_size"), flip=record.get("flip", False)
     )
+    masks = mask_text(settings)
+    target = masks.mask(masks.read(answer), image.size[::-1])
+    return Example(str(record["id"]), image, question, answer, target)
 
 
 def choose_examples(
@@ -139,7 +134,7 @@ def answer_examples(examples: Sequence[Example], checkpoint: Checkpoint) -> list
 
     Where its weights are split over processes, all of them must call this with the same examples.
     """
-    settings, tokenizer = checkpoint.settings, checkpoint.processor.tokenizer
+    tokenizer = checkpoint.processor.tokenizer
     written = tokenizer([example.answer for example in examples], add_special_tokens=False, verbose=False)
     segmenter = TextMaskSegmenter(
         checkpoint, max_new_tokens=max(map(len, written.input_ids)) + SENTENCE_TOKENS
@@ -154,23 +149,20 @@ def answer_examples(examples: Sequence[Example], checkpoint: Checkpoint) -> list
         checkpoint.model.train(was_training)
     answered = []
     for example, prediction in zip(examples, predictions, strict=True):
-        cells = read_answer(prediction.text, settings.grid_hw, codec=settings.codec).foreground
-        union = int((cells | example.target).sum())
-        iou = int((cells & example.target).sum()) / union if union else 1.0
-        answered.append(Answered(prediction.text, prediction.faults, cells, prediction.masks[0, 0], iou))
+        mask = prediction.masks[0, 0]
+        union = int((mask | example.target).sum())
+        iou = int((mask & example.target).sum()) / union if union else 1.0
+        answered.append(Answered(prediction.text, prediction.faults, mask, iou))
     return answered
 
 
-def preview_sheet(
-    examples: Sequence[Example], answered: Sequence[Answered], settings: SegmentationSettings
-) -> Image.Image:
+def preview_sheet(examples: Sequence[Example], answered: Sequence[Answered]) -> Image.Image:
     """One card for each example: image, target, answer, text of the answer."""
     cards = []
     for example, said in zip(examples, answered, strict=True):
-        target = grid_to_mask(example.target, example.image.size[::-1], method=settings.upsample)
         panels = (
             Panel(example.image, "image"),
-            Panel(example.image, "target", target, TRUTH),
+            Panel(example.image, "target", example.target, TRUTH),
             Panel(example.image, f"answer, IoU {said.iou:.2f}", said.mask, COARSE),
             Panel(text_picture(said.text, SIDE), said.faults[0] if said.faults else "no fault"),
         )
@@ -215,17 +207,17 @@ class Previews:
             write: whether this process writes the files.
 
         Returns:
-            Scalars for the log: mean IoU on the grid and share of answers with a fault.
+            Scalars for the log: mean IoU with what the records answer, and share of answers with a fault.
         """
         started = time.perf_counter()
         answered = answer_examples(self.examples, checkpoint)
         scalars = {
-            "preview_grid_iou": float(np.mean([said.iou for said in answered])),
+            "preview_iou": float(np.mean([said.iou for said in answered])),
             "preview_invalid_share": float(np.mean([bool(said.faults) for said in answered])),
         }
         if write:
             with atomic_path(self.output_dir / PREVIEWS_FOLDER / f"step-{step:06d}.png") as path:
-                preview_sheet(self.examples, answered, checkpoint.settings).save(path)
+                preview_sheet(self.examples, answered).save(path)
             self._append(step, scalars, answered, time.perf_counter() - started)
         return scalars
 
@@ -234,7 +226,7 @@ class Previews:
     ) -> None:
         """Add the line of this step."""
         answers: list[dict[str, Any]] = [
-            {"id": example.id, "grid_iou": said.iou, "faults": said.faults, "text": said.text}
+            {"id": example.id, "iou": said.iou, "faults": said.faults, "text": said.text}
             for example, said in zip(self.examples, answered, strict=True)
         ]
         fields = {"step": step, **scalars, "seconds": round(seconds, 3), "answers": answers}
