@@ -55,8 +55,9 @@ class DrawSettings:
         distractors: most absent classes that one question names; all 847 of ADE20K fill 2,500 tokens.
         brick_order: of the cells in bricks, one of `BRICK_ORDERS`.
         brick_tail: whether bricks of the background behind the last foreground are written.
-        max_blocks: most boxes of one answer in bricks, see `View.blocks`; an answer has about 100 tokens for
-            each. A question with more targets is not asked.
+        max_blocks: most boxes of one answer in bricks, see `View.blocks`. A question with more targets is not
+            asked. On 29 images of COCO Panoptic a box takes about 200 tokens, and answers of 12 boxes stay
+            below 2,900; of 16 boxes, 7 % are longer than 3,072.
         wording: templates of questions and answers.
     """
 
@@ -71,7 +72,7 @@ class DrawSettings:
     distractors: int = 170
     brick_order: str = SegmentationSettings.brick_order
     brick_tail: bool = SegmentationSettings.brick_tail
-    max_blocks: int = 16
+    max_blocks: int = 12
     wording: Wording = field(default_factory=load_wording, repr=False)
 
     def __post_init__(self) -> None:
