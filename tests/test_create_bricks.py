@@ -17,9 +17,13 @@ from llava.data.mixture_file import open_mixture
 from llava.data.record_form import Form, form_for, form_of
 from llava.data.records import read_records, write_records
 from llava.settings import SegmentationSettings
+from llava.train.data import open_draws
+from llava.train.dataset import check_answers, load_records
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FORM = {"height": 8, "width": 8, "codec": "bricks", "brick_order": "snake", "brick_tail": True}
+SNAKE = {"grid_hw": (8, 8), "codec": "bricks", "brick_order": "snake", "brick_tail": True}
+"""Settings of this form."""
 SHIFTED = [value + 8 for value in SQUARE]
 
 
@@ -140,12 +144,10 @@ def test_show_json_tells_the_faults_of_bricks(commands, tmp_path, capsys):
 )
 def test_records_of_another_form_are_refused(tmp_path, changes, told):
     write_records(tmp_path / "r.json", [record(**FORM)])
-    fields = {"grid_hw": (8, 8), "codec": "bricks", "brick_order": "snake", "brick_tail": True}
-    settings = DrawSettings(**fields)
     mixture = open_mixture([tmp_path / "r.json"])
-    assert MixtureDataset(mixture, settings, 0).record(0, 0)["id"] == "r0"
+    assert MixtureDataset(mixture, DrawSettings(**SNAKE), 0).record(0, 0)["id"] == "r0"
     with pytest.raises(ValueError, match=told):
-        MixtureDataset(mixture, DrawSettings(**fields | changes), 0)
+        MixtureDataset(mixture, DrawSettings(**SNAKE | changes), 0)
 
 
 def test_image_wise_records_are_refused_where_boxes_are_asked_for(tmp_path):
@@ -174,7 +176,29 @@ def test_a_mixture_file_leaves_the_form_to_the_checkpoint(tmp_path, commands, ro
 
 
 def test_draws_and_checkpoints_of_one_form_agree():
-    fields = {"grid_hw": (8, 8), "codec": "bricks", "brick_order": "snake", "brick_tail": True}
-    assert form_for(DrawSettings(**fields)) == form_for(SegmentationSettings(**fields)) == form_of(FORM)
+    assert form_for(DrawSettings(**SNAKE)) == form_for(SegmentationSettings(**SNAKE)) == form_of(FORM)
     assert form_for(DrawSettings((8, 8), brick_order="snake", brick_tail=True)) == Form((8, 8))
     assert json.loads(json.dumps(Form((8, 8), "snake", True).fields())) == FORM
+
+
+def test_training_draws_from_a_store_in_the_form_of_the_checkpoint(commands, root, tmp_path):
+    create, _ = commands
+    create("--root", root, "--format", "store", "--output", tmp_path / "store")
+    settings = SegmentationSettings(**SNAKE)
+    draws = open_draws([str(tmp_path / "store")], image_folder=root, settings=settings, seed=0)
+    drawn = draws.record(0, 0)
+    assert form_of(drawn) == Form((8, 8), "snake", True)
+    check_answers("store", [drawn], settings)
+    assert draws.record(1, 0) != drawn == draws.record(0, 0)
+
+
+def test_training_refuses_a_file_of_another_form(tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    write_records(tmp_path / "r.json", [record(**FORM)])
+    paths = [str(tmp_path / "r.json")]
+    settings = SegmentationSettings(**SNAKE)
+    assert load_records(paths, image_folder=tmp_path, settings=settings)[0]["id"] == "r0"
+    for changes in ({"brick_order": "columns"}, {"codec": "rrle"}):
+        other = SegmentationSettings(**SNAKE | changes)
+        with pytest.raises(ValueError, match=r"have a 8x8 grid in bricks .*train the checkpoint for the form"):
+            load_records(paths, image_folder=tmp_path, settings=other)
