@@ -200,5 +200,5 @@ def test_training_refuses_a_file_of_another_form(tmp_path):
     assert load_records(paths, image_folder=tmp_path, settings=settings)[0]["id"] == "r0"
     for changes in ({"brick_order": "columns"}, {"codec": "rrle"}):
         other = SegmentationSettings(**SNAKE | changes)
-        with pytest.raises(ValueError, match=r"have a 8x8 grid in bricks .*train the checkpoint for the form"):
+        with pytest.raises(ValueError, match=r"8x8 grid in bricks .*train the checkpoint for the form"):
             load_records(paths, image_folder=tmp_path, settings=other)
