@@ -68,9 +68,11 @@ def _area(pixels: int, of: int) -> str:
 
 
 def describe(prediction: Prediction) -> list[str]:
-    """Lines for the terminal: answer, outcome, area of each label, faults."""
+    """Lines for the terminal: answer, outcome, box of the answer, area of each label, faults."""
     size = prediction.masks[0, 0].size
     lines = [f"Answer: {prediction.text}", outcome(prediction)]
+    for x0, y0, x1, y1 in filter(None, prediction.boxes or ()):
+        lines.append(f"Box in the answer: ({x0:.1f}, {y0:.1f}) to ({x1:.1f}, {y1:.1f}) pixels.")
     lines += [f"  {label}: {_area(pixels, size)}" for label, pixels in prediction.labels.items()]
     return lines + [f"Fault in the answer: {fault}" for fault in prediction.faults]
 
