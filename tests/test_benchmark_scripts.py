@@ -79,8 +79,14 @@ def test_a_script_asks_the_splits_of_its_papers(tmp_path, name):
     options = command_of(
         name, "run1", "a|b", "c|d", folder=tmp_path, DATA_ROOT="/data", LIMIT="5", OUT="/out"
     )
+    assert (options.refiner, options.soft_prompts) == (None, False)
     assert (options.splits, str(options.data_root), options.limit) == (["a|b", "c|d"], "/data", 5)
     assert str(options.out) == "/out"
+
+
+def test_the_variables_of_the_refiner_reach_the_program(tmp_path):
+    options = command_of("gres", "run1", folder=tmp_path, REFINER="samrefiner", SOFT_PROMPTS="1")
+    assert (options.refiner, options.soft_prompts) == ("samrefiner", True)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

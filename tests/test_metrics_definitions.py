@@ -190,7 +190,10 @@ def test_names_say_what_was_changed_and_nothing_else():
     ("text", "message"),
     [
         ("coco", "unknown definition 'coco'; known: text4seg, lisa, gsva"),
-        ("rela:rejected=drawn", "'rejected=drawn' is none of box, side, min_area, ignore, query, tie, each once"),
+        (
+            "rela:rejected=drawn",
+            "'rejected=drawn' is none of box, side, min_area, ignore, query, tie, each once",
+        ),
         ("rela:side=480,side=240", "'side=240' is none of"),
         ("rela:", "'' is none of"),
         ("rela:side", "'' is no number of pixels"),

@@ -194,6 +194,7 @@ def test_every_variable_of_the_script_reaches_the_command(tmp_path):
         "sam_points": None,
         "sam_box": False,
         "sam_guard": None,
+        "soft_prompts": False,
         "data_root": Path("/data"),
         "splits": ["refshapes|val", "grefshapes|val"],
         "batch_size": 3,

@@ -1,10 +1,15 @@
 """Tokens of bricks in the tokenizer and the model of every family: added, started, saved, loaded, merged."""
 
+import copy
+
+import numpy as np
 import pytest
+import real_tokenizers
 import torch
 from conftest import TINY_GRID, tiny_llava, tiny_settings
 from tiny_backbones import CHATML, FAMILIES, qwen2_vl, tiny, tokenizer
 
+from llava.codec.boxwise import block_of, box_answer, read_boxes, write_block
 from llava.constants import BACKGROUND_BRICKS, BRICK_TOKENS, FOREGROUND_BRICKS
 from llava.model.backbones import BACKBONES, backbone_of
 from llava.model.checkpoint import load_checkpoint, load_processor, merge, save_adapter
@@ -149,6 +154,39 @@ def test_bricks_start_apart_and_near_their_neighbours(tied):
             [row[f] - row[b] for f, b in zip(FOREGROUND_BRICKS, BACKGROUND_BRICKS, strict=True)]
         )
         torch.testing.assert_close(kinds, kinds[:1].expand_as(kinds), atol=1e-6, rtol=0)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["llama2", "qwen"])
+def test_real_tokenizers_read_masks_back_and_start_all_bricks_apart(name):
+    words = copy.deepcopy(getattr(real_tokenizers, name)())
+    added = add_brick_tokens(words)
+    generator = torch.Generator().manual_seed(0)
+    table = torch.nn.Embedding.from_pretrained(torch.randn(len(words), 16, generator=generator))
+    start_rows(OneTable(table), words, added)
+    bricks = table.weight[brick_token_ids(words)]
+    assert (torch.cdist(bricks, bricks) + 9 * torch.eye(132)).min() > 0.1
+    mask = np.zeros((48, 64), bool)
+    mask[5:30, 10:40] = True
+    mask[10:14, 12:20] = False
+    blocks = [write_block(block_of(label, mask, (16, 16))) for label in ("man in red", "a 2nd dog")]
+    answer = box_answer("Sure:", [*blocks, write_block(block_of("cat", 0 * mask, (16, 16)))])
+    ids = words(answer, add_special_tokens=False).input_ids
+    found = read_boxes(words.decode(ids, skip_special_tokens=True), (16, 16))
+    assert found.faults == () and [block.label for block in found.blocks] == [
+        "man in red",
+        "a 2nd dog",
+        "cat",
+    ]
+    for block, other in zip(found.blocks, read_boxes(answer, (16, 16)).blocks, strict=True):
+        assert block.box == other.box and np.array_equal(block.cells, other.cells)
+
+
+class OneTable:
+    """The vocabulary of a model whose head is its embeddings."""
+
+    def __init__(self, table):
+        self.get_input_embeddings = self.get_output_embeddings = lambda: table
 
 
 def test_rows_that_a_base_has_learnt_stay():

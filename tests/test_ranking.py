@@ -21,22 +21,14 @@ def cells(*values):
 
 
 @pytest.mark.parametrize(
-    ("values", "empty", "expected"),
-    [
-        ((0.0, 0.0, 0.8, 1.0), False, 0.9),
-        ((0.0, 0.4, 0.2), False, 0.4),
-        ((0.0, 0.4, 0.2), True, 0.6),
-        ((0.0, 0.0, 0.0), True, 1.0),
-        ((0.8, 0.1, 0.1), True, 0.2),
-    ],
+    ("values", "expected"), [((0.0, 0.0, 0.8, 1.0), 0.9), ((0.0, 0.4, 0.2), 0.4), ((0.0, 0.0), 0.0)]
 )
-def test_an_answer_is_as_sure_as_the_cells_that_it_draws(values, empty, expected):
-    assert found_confidence(cells(*values), empty=empty) == pytest.approx(expected, abs=1e-6)
+def test_an_answer_is_as_sure_as_the_cells_that_it_draws(values, expected):
+    assert found_confidence(cells(*values)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_background_does_not_make_an_answer_surer():
-    small = found_confidence(cells(0.7, *[0.0] * 200), empty=False)
-    assert small == found_confidence(cells(0.7), empty=False)
+    assert found_confidence(cells(0.7, *[0.0] * 200)) == found_confidence(cells(0.7))
 
 
 def ranked(qualities, confidences):
@@ -66,8 +58,9 @@ def test_answers_that_are_equally_sure_keep_their_order():
     assert first["scores"]["coarse"]["cIoU"] == 1.0
 
 
-def test_answers_without_a_confidence_are_not_ranked():
-    records = [answer(0), answer(1, confidence=cells(1.0))]
+def test_answers_without_a_confidence_or_without_a_mask_are_not_ranked():
+    empty = answer(2, coarse=(0, 0, 0, 0), confidence=cells(0.0))
+    records = [answer(0), answer(1, confidence=cells(1.0)), empty]
     assert [row["samples"] for row in risk_coverage(records, counted(records))] == [1, 1, 1, 1]
     assert risk_coverage(records[:1], counted(records[:1])) == []
 
@@ -98,8 +91,8 @@ def test_the_report_shows_what_the_surest_answers_score(tmp_path, monkeypatch):
         evaluate(system, samples, out, settings=SETTINGS, clock=still_clock)
         write_report(out, data_root=str(tmp_path / "data"))
     results = json.loads((tmp_path / "sure" / RESULTS_FILE).read_text())
-    assert [row["samples"] for row in results["ranking"]] == [3, 6, 9, 12]
+    assert [row["samples"] for row in results["ranking"]] == [2, 4, 6, 8]
     page = (tmp_path / "sure" / REPORT_FILE).read_text(encoding="utf-8")
-    assert "If only the surest answers are kept, rela" in page and "surest 25 %" in page
+    assert "If only the surest masks are kept, rela" in page and "surest 25 %" in page
     assert json.loads((tmp_path / "silent" / RESULTS_FILE).read_text())["ranking"] == []
     assert "surest" not in (tmp_path / "silent" / REPORT_FILE).read_text(encoding="utf-8")

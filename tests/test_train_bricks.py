@@ -1,7 +1,9 @@
 """Training with masks in bricks, from flags to answers: settings, resuming, engines, scripts."""
 
+import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from shell_commands import commands_of, programs_of, training_problems
 from test_backbones import saved
@@ -196,7 +199,20 @@ def variables(base, data, **more):
     return os.environ | {name: str(value) for name, value in small.items()}
 
 
-@pytest.mark.slow
+def mixture(folder, monkeypatch):
+    """Mixture file of the shipped example, drawn in bricks while training, and of the records of `folder`."""
+    monkeypatch.syspath_prepend(ROOT / "playground/data/create_json")
+    shutil.copytree(ROOT / "playground/data/own_example", folder / "own")
+    build = ["--root", str(folder / "own"), "--format", "store", "--output", str(folder / "store")]
+    assert importlib.import_module("create").main("own", build) == 0
+    entries = [{"store": str(folder / "store"), "images": "own", "weight": 3}]
+    entries += [{"records": str(folder / "train.json"), "weight": 1}]
+    text = yaml.safe_dump({"records_per_epoch": 40, "datasets": entries})
+    (folder / "mixture.yaml").write_text(text)
+    return folder / "mixture.yaml"
+
+
+@pytest.mark.engines
 @pytest.mark.parametrize(
     ("script", "family", "more"),
     [
@@ -204,8 +220,11 @@ def variables(base, data, **more):
         ("v1_5", "llava", {"CODEC": "bricks", "NEW_TOKENS": "full"}),
     ],
 )
-def test_a_script_trains_and_its_checkpoint_answers(data, tiny_llava_folder, tmp_path, script, family, more):
-    base = tiny_llava_folder if family == "llava" else saved(family, tmp_path / "base")
+def test_a_script_trains_on_a_mixture_and_its_checkpoint_answers(
+    data, tiny_llava_folder, monkeypatch, script, family, more
+):
+    base = tiny_llava_folder if family == "llava" else saved(family, data / "base")
+    more = more | {"DATA": mixture(data, monkeypatch), "LONG_SAMPLES": "skip"}
     done = subprocess.run(
         ["bash", str(ROOT / "scripts" / script / "finetune_lora.sh")],
         env=variables(base, data, **more),
@@ -214,6 +233,7 @@ def test_a_script_trains_and_its_checkpoint_answers(data, tiny_llava_folder, tmp
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "records to draw" in done.stderr or "store" in done.stderr
     checkpoint = load_checkpoint(data / "out", device="cpu")
     assert (checkpoint.settings.system, checkpoint.settings.grid_hw) == ("text4seg++", (6, 6))
     if "MAX_PIXELS" in more:

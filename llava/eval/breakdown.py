@@ -54,8 +54,8 @@ def certainty_of(record: Record) -> str:
 
 
 def confidence_of(record: Record) -> float | None:
-    """`found_confidence` of a record's answer, None where the system does not tell."""
-    return None if record.confidence is None else found_confidence(record.confidence, empty=is_empty(record))
+    """`found_confidence` of a record's answer; None where it draws nothing or the system does not tell."""
+    return None if record.confidence is None or is_empty(record) else found_confidence(record.confidence)
 
 
 def _name(value: float, ends: Iterable[tuple[float, str]], last: str, *, inclusive: bool = False) -> str:

@@ -62,23 +62,16 @@ def certainty(packed: Packed) -> float:
     return float(np.maximum(inside, 1 - inside).mean(dtype=np.float64))
 
 
-def found_confidence(packed: Packed, *, empty: bool) -> float:
-    """How sure an answer is of what it found, 0..1, to rank answers and to abstain.
+def found_confidence(packed: Packed) -> float:
+    """How sure an answer is of what it draws, 0..1, to rank answers and to abstain.
 
     The mean probability of the cells that are more likely inside than not, so that the size of the
-    background does not matter; of a mask without such a cell its likeliest one. An empty mask is as sure as
-    its least sure cell: 1 minus the highest probability.
-
-    Args:
-        packed: probabilities of the cells.
-        empty: the answer draws nothing.
+    background does not matter; without such a cell that of the likeliest one.
 
     Example:
-        >>> found_confidence({"size": [1, 2], "levels": "AP8="}, empty=False)
+        >>> found_confidence({"size": [1, 2], "levels": "AP8="})
         1.0
     """
     inside = unpack(packed)
-    if empty:
-        return float(1 - inside.max())
     likely = inside[inside > 0.5]
     return float(likely.mean(dtype=np.float64) if len(likely) else inside.max())

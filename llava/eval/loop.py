@@ -22,7 +22,7 @@ from llava.eval.predictions import Record, RecordWriter, merge, rank_files, rank
 from llava.eval.progress import Progress
 from llava.eval.run import RunSettings, check_records, describe_samples, open_run
 from llava.eval.scoring import RunningScores
-from llava.eval.semantic import label_masks, map_regions
+from llava.eval.semantic import MASK_OPTIONS, label_masks, map_regions
 from llava.types import BoolArray, FloatArray, Prediction, Query, Refiner, Sample, Segmenter
 
 POLL_SECONDS = 2.0
@@ -99,7 +99,7 @@ class Evaluation:
         self.settings = settings
         self.run = settings.digest
         self.clock = clock
-        self.running = RunningScores(settings.grid_hw, settings.cell_policy)
+        self.running = RunningScores(settings.cells_hw, settings.cell_policy)
 
     def answer(self, batch: Sequence[Sample]) -> list[Record]:
         """Records of one batch, scored and timed."""
@@ -139,7 +139,7 @@ class Evaluation:
         if not sample.classes:
             return {"": prediction.masks[0, 0]}
         options = self.settings.options
-        known = {name: options[name] for name in ("codec", "upsample") if name in options}
+        known = {name: options[name] for name in MASK_OPTIONS if name in options}
         return label_masks(prediction.text, sample.size_hw, grid_hw=self.settings.grid_hw, **known)
 
     def _soft(self, sample: Sample, prediction: Prediction) -> FloatArray | None:

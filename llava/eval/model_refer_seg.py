@@ -32,6 +32,7 @@ from llava.eval.run import RunSettings, code_version, describe_samples, fingerpr
 from llava.model.decoding import check_decoding
 from llava.model.hub import find_settings
 from llava.refiners import NO_REFINER
+from llava.settings import BRICKS
 from llava.types import Refiner, Sample, Segmenter
 
 
@@ -78,6 +79,8 @@ def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunS
         "decoding": options.decoding,
         "dtype": str(choose_dtype(choose_device(options.device), options.dtype)).removeprefix("torch."),
     }
+    if checkpoint.codec == BRICKS:
+        model_options |= {"brick_order": checkpoint.brick_order, "brick_tail": checkpoint.brick_tail}
     way, way_options = chosen_refiner(options)
     refines = way != NO_REFINER
     refiner = {"way": way, "weights": fingerprint(Path(options.sam_path)), **way_options}

@@ -78,7 +78,7 @@ def breakdown_blocks(results: Mapping[str, Any]) -> Iterable[str]:
 def ranking_block(results: Mapping[str, Any]) -> Iterable[str]:
     """Scores of the surest answers; nothing where no answer tells how sure it is."""
     if results["ranking"]:
-        heading = f"If only the surest answers are kept, {results['definition']}"
+        heading = f"If only the surest masks are kept, {results['definition']}"
         yield block(heading, parts_table("kept", results["ranking"]))
 
 

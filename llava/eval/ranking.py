@@ -14,17 +14,18 @@ PARTS = 4
 
 
 def risk_coverage(records: Sequence[Record], overlaps: Sequence[StageOverlaps]) -> list[dict[str, Any]]:
-    """Scores of the surest answers, under the main definition.
+    """Scores of the surest answers among those that draw something, under the main definition.
 
     Answers are ranked by `confidence_of`, equals in the order of the records. A score that tells right from
-    wrong answers makes the first rows better than the last one, which holds all answers.
+    wrong answers makes the first rows better than the last one, which holds all of them. Empty masks abstain
+    already and are left out.
 
     Args:
         records: all answers; those without a confidence are left out.
         overlaps: counts of each.
 
     Returns:
-        Rows as of `break_down`, with "coverage", the share of answers kept, and "threshold", the confidence
+        Rows as of `break_down`, with "coverage", the share of them kept, and "threshold", the confidence
         of the last one kept: who abstains below it keeps these. Empty where no answer has a confidence.
     """
     pairs = [

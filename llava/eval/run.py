@@ -14,6 +14,7 @@ import llava
 from llava.constants import SEGMENTATION_FILE
 from llava.eval.predictions import Record, read_run
 from llava.files import write_text_atomic
+from llava.settings import BRICKS
 from llava.types import Sample
 
 RUN_FILE = "run.json"
@@ -62,6 +63,11 @@ class RunSettings:
         """Settings of a decoded `run.json`."""
         lists = {name: tuple(fields[name]) for name in ("splits", "grid_hw", "code")}
         return cls(**{**fields, **lists})
+
+    @property
+    def cells_hw(self) -> tuple[int, int] | None:
+        """Rows and columns of cells over the image that answers are made of; None where they lie in boxes."""
+        return None if self.options.get("codec") == BRICKS else self.grid_hw
 
     @property
     def digest(self) -> str:

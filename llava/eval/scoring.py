@@ -34,25 +34,26 @@ StageOverlaps = dict[str, Overlap]
 
 
 def score_record(
-    record: Record, grid_hw: tuple[int, int], cell_policy: str = "centre", *, side: int = 0
+    record: Record, cells_hw: tuple[int, int] | None, cell_policy: str = "centre", *, side: int = 0
 ) -> StageOverlaps:
     """Counts of one answer at each stage; "refined" only where a refiner ran.
 
     Stage "grid" compares cells with cells, what the model was trained for. A target too small to own a cell
-    has an empty truth there and counts as no target; the other stages know nothing of cells. With `side`,
-    masks are squashed to side x side pixels first; the cells stay as they are. A box that the answer writes
-    belongs to stage "coarse": a refiner does not change it.
+    has an empty truth there and counts as no target; the other stages know nothing of cells. There is no such
+    stage without `cells_hw`, where cells are those of boxes. With `side`, masks are squashed to side x side
+    pixels first; the cells stay as they are. A box that the answer writes belongs to stage "coarse": no
+    refiner changes it.
     """
     truth, coarse = decode_rle(record.truth), decode_rle(record.coarse)
     ignore = None if record.ignore is None else decode_rle(record.ignore)
-    stages = {
-        "grid": overlap(
-            _cells(coarse, grid_hw, cell_policy),
-            _cells(truth, grid_hw, cell_policy),
+    stages = {}
+    if cells_hw is not None:
+        stages["grid"] = overlap(
+            _cells(coarse, cells_hw, cell_policy),
+            _cells(truth, cells_hw, cell_policy),
             rejected=record.absent,
-            ignore=None if ignore is None else sample_centres(ignore, grid_hw),
+            ignore=None if ignore is None else sample_centres(ignore, cells_hw),
         )
-    }
     refined = {} if record.refined is None else {"refined": decode_rle(record.refined)}
     for stage, mask in {"coarse": coarse, **refined}.items():
         stages[stage] = overlap(
@@ -75,7 +76,7 @@ def _cells(mask: BoolArray, grid_hw: tuple[int, int], cell_policy: str) -> BoolA
 def score_records(records: Sequence[Record], settings: RunSettings, *, side: int = 0) -> list[StageOverlaps]:
     """`score_record` of every record, with a progress bar."""
     bar = tqdm(records, desc="score", unit="sample", mininterval=1)
-    return [score_record(record, settings.grid_hw, settings.cell_policy, side=side) for record in bar]
+    return [score_record(record, settings.cells_hw, settings.cell_policy, side=side) for record in bar]
 
 
 def is_empty(record: Record) -> bool:
@@ -124,7 +125,7 @@ def count(records: Sequence[Record], overlaps: Sequence[StageOverlaps]) -> dict[
         "empty": len(empty),
         "without_mask": sum(not record.absent for record in empty),
         "vanished": sum(
-            stages["grid"].no_target and not record.no_target
+            "grid" in stages and stages["grid"].no_target and not record.no_target
             for record, stages in zip(records, overlaps, strict=True)
         ),
         "kept_coarse": dict(sorted(Counter(record.note for record in records if record.note).items())),
@@ -236,8 +237,8 @@ def mean_over_splits(splits: dict[str, Any]) -> dict[str, Any]:
 class RunningScores:
     """Scores of what is answered so far, for the progress bar."""
 
-    def __init__(self, grid_hw: tuple[int, int], cell_policy: str) -> None:
-        self.grid_hw = grid_hw
+    def __init__(self, cells_hw: tuple[int, int] | None, cell_policy: str) -> None:
+        self.cells_hw = cells_hw
         self.cell_policy = cell_policy
         self.overlaps: list[StageOverlaps] = []
         self.invalid = 0
@@ -245,7 +246,7 @@ class RunningScores:
     def update(self, record: Record) -> None:
         """Add one record."""
         self.invalid += bool(record.faults)
-        self.overlaps.append(score_record(record, self.grid_hw, self.cell_policy))
+        self.overlaps.append(score_record(record, self.cells_hw, self.cell_policy))
 
     def line(self) -> str:
         """For example "rela: coarse cIoU 71.2 gIoU 65.0, refined cIoU 75.1 gIoU 70.3, invalid 0.4%"."""

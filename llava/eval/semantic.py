@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from llava.codec import grid_to_mask, read_answer
+from llava.codec.boxwise import Block, read_boxes
 from llava.constants import BACKGROUND
 from llava.data.problems import Problems
 from llava.data.questions import EVAL_CLASSES, NAMES_BAR
@@ -18,10 +19,14 @@ from llava.data.readers.classes import ClassName, class_names
 from llava.data.readers.semantic import SOURCES
 from llava.data.rle import encode_mask, merge_rles
 from llava.data.wording import CLASS_NAME, fill_places
+from llava.settings import BRICKS
 from llava.types import BoolArray, Rle, Sample
 
 WHOLE_MAP = "map of classes"
 """Expression of every map, which a system reads as the target: it must not tell what the image shows."""
+
+MASK_OPTIONS = ("codec", "upsample", "brick_order", "brick_tail")
+"""Options of a run that decide how `label_masks` reads an answer."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,8 @@ def label_masks(
     grid_hw: tuple[int, int],
     codec: str = "rrle",
     upsample: str = "bilinear",
+    brick_order: str = "raster",
+    brick_tail: bool = True,
 ) -> dict[str, BoolArray]:
     """Pixels of each label of an answer, background left out; no two overlap.
 
@@ -131,6 +138,8 @@ def label_masks(
         grid_hw: rows and columns of the checkpoint's grid.
         codec: of the checkpoint.
         upsample: of the checkpoint.
+        brick_order: of the checkpoint, with bricks.
+        brick_tail: of the checkpoint, with bricks.
 
     Returns:
         bool (height, width) by label, in order of first use.
@@ -140,6 +149,10 @@ def label_masks(
         >>> {label: mask.tolist() for label, mask in masks.items()}
         {'sky': [[True, True, False, False]], 'sea': [[False, False, True, True]]}
     """
+    if codec == BRICKS:
+        return _box_masks(
+            read_boxes(answer, grid_hw, order=brick_order, tail=brick_tail).blocks, size_hw, upsample
+        )
     cells: dict[str, BoolArray] = {BACKGROUND: np.ones(grid_hw, dtype=bool)}
     for block in read_answer(answer, grid_hw, codec=codec).blocks:
         for number, label in enumerate(block.labels[1:], start=1):
@@ -151,6 +164,17 @@ def label_masks(
     open_ = ~np.any(list(drawn.values()), axis=0)
     for label, grid in cells.items():
         drawn[label] |= open_ & grid_to_mask(grid, size_hw, method="nearest")
+    return {label: mask for label, mask in drawn.items() if label != BACKGROUND}
+
+
+def _box_masks(blocks: Sequence[Block], size_hw: tuple[int, int], upsample: str) -> dict[str, BoolArray]:
+    """`label_masks` of box-wise blocks; one that says "not there" names no label."""
+    drawn: dict[str, BoolArray] = {}
+    for block in blocks:
+        if block.box is not None:
+            here = block.mask(size_hw, method=upsample)
+            own = drawn.get(block.label, np.zeros(size_hw, dtype=bool)) | here
+            drawn = {label: mask & ~here for label, mask in drawn.items()} | {block.label: own}
     return {label: mask for label, mask in drawn.items() if label != BACKGROUND}
 
 

@@ -7,7 +7,7 @@ which the tokens of the bricks are added. Every object is written as an answer a
 
 1. tokens of the bricks alone for every order, with and without the background at the end, tokens of a whole
    answer, and what a slip costs: IoU of the cells with the true ones after one brick grew or shrank by one
-   cell, and after one was lost (drawn with seed 0), and how many of these slips and losses the reader notices.
+   cell, and after one was lost (drawn with seed 0), and how many of these slips and losses the reader sees.
    The length that the paper states stands below.
 2. the IoU that a model could reach that never errs, by size of the object, against image-wise masks.
 3. how many objects of an image fit into one answer, the largest first.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Score a checkpoint on a benchmark: what refer_seg.sh, gres.sh, reason_seg.sh, refer_comprehension.sh and
-# semantic_seg.sh share. By itself it runs the benchmark that BENCHMARK names.
+# Score a checkpoint on a benchmark: what refer_seg.sh, gres.sh, reason_seg.sh and the other scripts of benchmarks
+# share. By itself it runs the benchmark that BENCHMARK names.
 #
 #   BENCHMARK=gres bash scripts/v1_5/eval/benchmark.sh checkpoints/text4seg
 #
@@ -12,6 +12,8 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
 DATA_ROOT="${DATA_ROOT:-$ROOT/playground/data/refer_seg}"  # datasets and images/
 MODEL_BASE="${MODEL_BASE:-}"                               # base of an adapter, where it names none
 SAM_PATH="${SAM_PATH:-facebook/sam-vit-huge}"              # folder or hub name; "none" scores coarse masks only
+REFINER="${REFINER:-}"                                     # sam, samrefiner or none; empty: sam where SAM_PATH is given
+SOFT_PROMPTS="${SOFT_PROMPTS:-}"                           # 1: prompt SAM with the probabilities of the cells
 BATCH_SIZE="${BATCH_SIZE:-8}"
 MAX_NEW_TOKENS="${MAX_NEW_TOKENS:-}"                       # empty: what the grid needs
 DECODING="${DECODING:-}"                                   # plain, constrained or fast; empty: fast
@@ -43,6 +45,8 @@ ARGUMENTS=(--benchmark "$BENCHMARK" --model-path "$CHECKPOINT" --sam-path "$SAM_
   --batch-size "$BATCH_SIZE" --seed "$SEED" --out "$OUT")
 [[ $# -gt 0 ]] && ARGUMENTS+=(--splits "$@")
 [[ -n "$MODEL_BASE" ]] && ARGUMENTS+=(--model-base "$MODEL_BASE")
+[[ -n "$REFINER" ]] && ARGUMENTS+=(--refiner "$REFINER")
+[[ -n "$SOFT_PROMPTS" ]] && ARGUMENTS+=(--soft-prompts)
 [[ -n "$MAX_NEW_TOKENS" ]] && ARGUMENTS+=(--max-new-tokens "$MAX_NEW_TOKENS")
 [[ -n "$DECODING" ]] && ARGUMENTS+=(--decoding "$DECODING")
 [[ -n "$LIMIT" ]] && ARGUMENTS+=(--limit "$LIMIT")
