@@ -30,7 +30,7 @@ from PIL import Image, ImageDraw, ImageFont
 from llava.codec import Answer, grid_to_mask, read_answer
 from llava.codec.boxes import box_edges
 from llava.codec.boxwise import BoxAnswer, read_boxes
-from llava.constants import IMAGE_TOKEN, SEG_CLOSE, SEG_OPEN
+from llava.constants import IMAGE_TOKEN, REF_OPEN, SEG_CLOSE, SEG_OPEN
 from llava.data.draw import DrawSettings
 from llava.data.mixture import MixtureDataset
 from llava.data.mixture_file import is_mixture, open_mixture
@@ -60,6 +60,9 @@ BORDER = (150, 150, 150)
 FONT_SIZE = 13
 GOLDEN = 0.618034
 """Share of the colour circle between two labels, so that no two of the first dozen look alike."""
+
+_MASK = re.compile(f"({REF_OPEN}|{SEG_OPEN}).*?({SEG_CLOSE}|$)", re.DOTALL)
+"""Text of a mask, with its words and its box where it has some."""
 
 Colour = tuple[int, int, int]
 
@@ -132,7 +135,7 @@ def box_panel(image: Image.Image, read: BoxAnswer) -> tuple[Image.Image, list[tu
     pen = ImageDraw.Draw(picture)
     rows, columns = read.grid_hw
     lines: list[tuple[str, Colour | None]] = [
-        (f"{read.outcome}: {len(read.blocks)} boxes of {rows}x{columns} cells", None)
+        (f"{read.outcome}, boxes of {rows}x{columns} cells: {len(read.blocks)}", None)
     ]
     for number, label in enumerate(labels):
         boxes = [block.box for block in read.blocks if block.label == label and block.box is not None]
@@ -140,7 +143,7 @@ def box_panel(image: Image.Image, read: BoxAnswer) -> tuple[Image.Image, list[tu
             left, top, right, bottom = box_edges(box, size_hw)
             corners = (left, top, max(left, right - 1), max(top, bottom - 1))
             pen.rectangle(corners, outline=label_colour(number))
-        lines.append((f"{label}: {len(boxes)} boxes", label_colour(number)))
+        lines.append((f"{label}, boxes: {len(boxes)}", label_colour(number)))
     return picture, lines
 
 
@@ -183,7 +186,7 @@ def draw_sheet(record: Record, image: Image.Image, codec: str) -> tuple[Image.Im
                 box_panel(shown, read) if isinstance(read, BoxAnswer) else answer_panel(shown, read)
             )
             faults += [str(fault) for fault in read.faults]
-        words = re.sub(f"{SEG_OPEN}.*?({SEG_CLOSE}|$)", "[mask]", answer, flags=re.DOTALL).replace("\n", " ")
+        words = _MASK.sub("[mask]", answer).replace("\n", " ")
         # A space behind each bar, so that a list of names has places to break at.
         asked, said = question.replace(IMAGE_TOKEN, "").strip().replace("|", "| "), words.replace("|", "| ")
         panels.append(Panel(panel, (*wrapped(f"Q: {asked}"), *wrapped(f"A: {said}"), *marks)))
