@@ -90,6 +90,14 @@ def test_a_row_of_the_table_has_means_over_whole_answers_and_masks(samples):
     assert cells[9].strip() == f"{row.passes['plain'] / row.passes['fast']:.1f}x"
 
 
+def test_bricks_are_replayed_with_tokens_of_their_own(samples):
+    answers = replay.Answers(tiny_tokenizer(), 8, "bricks")
+    row = replay.measure("squares", samples, answers, "tiny")
+    image_wise = replay.measure("squares", samples, replay.Answers(tiny_tokenizer(), 8), "tiny")
+    assert row.passes["full"] > row.passes["plain"] > row.passes["forced"] > row.passes["fast"]
+    assert row.mask_passes["plain"] < image_wise.mask_passes["plain"]
+
+
 def test_samples_are_spread_evenly(samples):
     assert replay.spread(list(range(10)), 3) == [0, 3, 6]
     assert replay.spread(samples, 0) == samples

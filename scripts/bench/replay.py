@@ -2,15 +2,18 @@
 
     python scripts/bench/replay.py playground/data/refer_seg --split refcoco/val --split refcocog/val \
         --tokenizer lmsys/vicuna-7b-v1.5 --grids 16 24 32
+    python scripts/bench/replay.py playground/data/refer_seg --split refcoco/val --codec bricks \
+        --tokenizer lmsys/vicuna-7b-v1.5 --grids 32 64
 
 True answers are written again token by token, by the very code that decodes (`llava.model.decoding.writing`):
 the "model" is one that always wants the next true token. So the counts are those of a model that writes these
 answers, at any size, with this tokenizer. An answer is a sentence of the training templates, the mask of one
 expression, and the end of the text; the mask alone, tags included, is counted as well.
 
-Prints a markdown table of means. Ways: "full" is one label for each cell and one pass for each token; all
-others write run lengths: one pass for each token, prompt lookup as in transformers (simulated), forced tokens
-where labels are free, and fast decoding with drafts of rows.
+Prints a markdown table of means. Ways: "full" is one label for each cell of the image and one pass for each
+token; all others write run lengths, or with --codec bricks a box and the bricks of its inside: one pass for
+each token, prompt lookup as in transformers (simulated), forced tokens where labels are free, and fast
+decoding with drafts of rows.
 """
 
 from __future__ import annotations
@@ -27,15 +30,20 @@ import torch
 from tqdm import tqdm
 
 from llava.codec import clean_label, encode, mask_answer, rle_to_grid
+from llava.codec.boxwise import block_of, box_answer, write_block
 from llava.constants import BACKGROUND
 from llava.data.questions import ANSWER_PARTIAL, EVAL_QUESTION, fill, normalise_expression
 from llava.data.readers.refer import parse_spec, read_refer
+from llava.data.rle import decode_rle
 from llava.files import write_text_atomic
 from llava.model.decoding.drafts import Hints
 from llava.model.decoding.hints import hints_for
-from llava.model.decoding.language import Language
+from llava.model.decoding.vocabulary import MaskLanguage
 from llava.model.decoding.writing import Scores, Writing
+from llava.model.mask_text import mask_text
+from llava.model.new_tokens import add_brick_tokens
 from llava.model.original_tokenizer import original_tokenizer
+from llava.settings import BRICKS, SegmentationSettings
 from llava.types import Sample
 
 WAYS = ("full", "plain", "lookup", "forced", "fast")
@@ -67,7 +75,7 @@ class Row:
     drafted: float
 
 
-def replay(language: Language, hints: Hints, truth: Sequence[int], mode: str) -> dict[str, int]:
+def replay(language: MaskLanguage, hints: Hints, truth: Sequence[int], mode: str) -> dict[str, int]:
     """Statistics of an answer that a model writes which wants the true tokens.
 
     Args:
@@ -128,15 +136,19 @@ class Answers:
     """Answers about samples, in the tokens of one tokenizer, on one grid.
 
     Args:
-        tokenizer: fast tokenizer with an end-of-text token.
-        side: side of the grid.
+        tokenizer: fast tokenizer with an end-of-text token; bricks are added to it if they are asked for.
+        side: side of the grid, of the image or of each box.
+        codec: "rrle" or "bricks".
     """
 
-    def __init__(self, tokenizer: Any, side: int) -> None:  # noqa: ANN401
+    def __init__(self, tokenizer: Any, side: int, codec: str = "rrle") -> None:  # noqa: ANN401
         self.tokenizer = tokenizer
         self.grid_hw = (side, side)
         self.end = int(tokenizer.eos_token_id)
-        self.language = Language(tokenizer, len(tokenizer), ends=[self.end], grid_hw=self.grid_hw)
+        self.settings = SegmentationSettings(codec=codec, grid_hw=self.grid_hw)
+        if codec == BRICKS:
+            add_brick_tokens(tokenizer)
+        self.language = mask_text(self.settings).language(tokenizer, len(tokenizer), ends=[self.end])
 
     def ids(self, text: str) -> list[int]:
         """Tokens of a text with its end."""
@@ -153,17 +165,22 @@ class Answers:
         """
         name = normalise_expression(sample.expression)
         names, grid = (BACKGROUND, clean_label(name)), rle_to_grid(sample.mask, self.grid_hw).astype(np.int64)
-        texts = {codec: encode(grid, names, codec=codec) for codec in ("full", "rrle")}
-        answers = {codec: mask_answer(fill(template, name), text) for codec, text in texts.items()}
-        hints = hints_for(name, self.grid_hw)
+        sentence, hints = fill(template, name), hints_for(name, self.grid_hw)
+        full = mask_answer(sentence, encode(grid, names, codec="full"))
+        if self.settings.codec == BRICKS:
+            block = block_of(name, decode_rle(sample.mask), self.grid_hw)
+            order, tail = self.settings.brick_order, self.settings.brick_tail
+            answer = box_answer(sentence, [write_block(block, order=order, tail=tail)])
+        else:
+            answer = mask_answer(sentence, encode(grid, names))
         if not whole:
-            answers = {codec: mask_answer("", text).lstrip("\n") for codec, text in texts.items()}
+            full, answer = (text.removeprefix(f"{sentence}\n") for text in (full, answer))
             hints = Hints(self.grid_hw, names[1:], ("",))
-        truth = self.ids(answers["rrle"])
+        truth = self.ids(answer)
         prompt = self.ids(fill(EVAL_QUESTION, name))[:-1]
         fast = replay(self.language, hints, truth, "fast")
         found = {
-            "full": len(self.ids(answers["full"])),
+            "full": len(self.ids(full)),
             "plain": len(truth),
             "lookup": lookup_passes(prompt, truth),
             "forced": replay(self.language, hints, truth, "forced")["passes"],
@@ -236,6 +253,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--split", action="append", required=True, help="dataset/split, as refcoco/val; several times")
     add("--tokenizer", type=Path, action="append", required=True, help="its folder; several times")
     add("--grids", type=int, nargs="+", default=[16, 24, 32], help="sides of the grids")
+    add("--codec", choices=("rrle", BRICKS), default="rrle", help="form of the masks (default: rrle)")
     add("--limit", type=int, default=0, help="take so many expressions of each set, evenly spread; 0: all")
     add("--joined", default="", help="take all datasets as one, under this name")
     add("--json", type=Path, help="file for the numbers, which scripts/passes_figure.py draws")
@@ -253,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in options.tokenizer:
         tokenizer = original_tokenizer(folder)
         for side in options.grids:
-            answers = Answers(tokenizer, side)
+            answers = Answers(tokenizer, side, options.codec)
             rows += [measure(name, samples, answers, folder.name) for name, samples in sets.items()]
     if options.json:
         write_text_atomic(options.json, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
