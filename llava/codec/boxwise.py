@@ -271,6 +271,7 @@ class _Reading:
         faults += wrong
         if "box" not in found.parts:
             faults.append(Fault("no_box", None, f"a block has no {BOX_OPEN}"))
+            box = WHOLE_IMAGE if cells.any() else None
         if box is None and cells.any():
             faults.append(Fault("bricks_without_box", None, f"{int(cells.sum())} cells lie in no box"))
             cells = np.zeros_like(cells)

@@ -12,9 +12,10 @@ the order in which the cells are visited. The paper (Text4Seg++, arXiv 2509.0632
 
 A run of more than 63 cells is written as bricks of 63 and then the rest. The background behind the last
 foreground is written by default: it costs one token, and the sum of the bricks then tells every slip. Chosen
-by `scripts/bench/brick_lengths.py`: on 67 objects of RefCOCO at 64x64 raster takes 161 tokens (the paper says
-150), columns 160, snake 162, hilbert 191, rows 212, and rows_separated 218 without the background at the end.
-Only rows_separated keeps a slip to its row: a brick a cell too long costs 4 IoU points in raster, 0.1 there.
+by `scripts/bench/brick_lengths.py`: at 64x64 raster takes 161 tokens on 67 objects of RefCOCO and 141 on 334
+of COCO (the paper says 150), columns 160 and 145, snake 162 and 142, hilbert 191 and 180, rows 212 and 195,
+rows_separated 218 and 198 without the background at the end, more where a line break takes two tokens. Only
+rows_separated keeps a slip to its row: a brick a cell too long costs 4 IoU points in raster, 0.1 there.
 """
 
 from __future__ import annotations
