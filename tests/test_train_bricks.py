@@ -233,7 +233,8 @@ def test_a_script_trains_on_a_mixture_and_its_checkpoint_answers(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "records to draw" in done.stderr or "store" in done.stderr
+    facts = json.loads((data / "out" / "training.json").read_text())["facts"]
+    assert [portion["per epoch"] for portion in facts["mixture"]] == [30, 10]
     checkpoint = load_checkpoint(data / "out", device="cpu")
     assert (checkpoint.settings.system, checkpoint.settings.grid_hw) == ("text4seg++", (6, 6))
     if "MAX_PIXELS" in more:
