@@ -1,9 +1,11 @@
 """Decoding of box-wise masks: one text whatever the number of passes, and no block with a fault."""
 
+import os
 from itertools import product
 
 import numpy as np
 import pytest
+import real_tokenizers
 import torch
 from conftest import tiny_llava, tiny_settings, tiny_tokenizer
 from test_decoding import MODES, WORDS, ask, bias, texts
@@ -84,8 +86,8 @@ def tokenizer():
     return words
 
 
-def faults(text, **how):
-    return [fault for fault in read_boxes(text, GRID, strict=True, **how).faults if fault.kind != "no_mask"]
+def faults(text, grid_hw=GRID):
+    return [fault for fault in read_boxes(text, grid_hw, strict=True).faults if fault.kind != "no_mask"]
 
 
 def test_every_constrained_mode_writes_the_same_whole_blocks_in_fewer_passes(writer, queries):
@@ -180,6 +182,26 @@ def test_whatever_training_writes_is_written_in_fewer_passes(order, tail, tokeni
         passes.append(writing.stats["passes"])
     assert passes[0] == len(ids) > passes[1] > passes[2]
     assert passes[2] < 0.7 * len(ids)
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("TEXT4SEG_REAL_DATA" not in os.environ, reason="TEXT4SEG_REAL_DATA is not set")
+@pytest.mark.parametrize("name", ["llama2", "qwen"])
+def test_real_tokenizers_write_whole_blocks_in_half_of_the_passes(name):
+    words = getattr(real_tokenizers, name).__wrapped__()
+    add_brick_tokens(words)
+    grid_hw, label = (64, 64), "the left black d\u00f6g's ball"
+    language = language_of(words, grid_hw=grid_hw)
+    gone = write_block(block_of("cat", np.zeros((4, 4)), grid_hw))
+    answer = box_answer(f"Here is '{label}':", [write_block(block_of(label, blob(3, 90), grid_hw)), gone])
+    ids = [*words(answer, add_special_tokens=False).input_ids, words.eos_token_id]
+    passes = []
+    for mode in MODES:
+        writing = write_along(language, hints_for(label, grid_hw), ids, mode)
+        assert writing.tokens == ids and len(writing.blocks) == 2
+        assert faults(words.decode(ids[:-1]).removeprefix(" "), grid_hw=grid_hw) == []
+        passes.append(writing.stats["passes"])
+    assert passes[0] == len(ids) > passes[1] > passes[2] and passes[2] < 0.6 * len(ids)
 
 
 def test_allowed_tokens_are_those_that_the_rules_take(tokenizer):
