@@ -118,7 +118,8 @@ def test_too_long_samples_stop_the_run_or_are_left_out_but_never_cut():
 
 def test_records_of_another_grid_are_refused(data):
     with pytest.raises(
-        ValueError, match=r"8 of 8 records have a 4x4 grid, first 'r0'; the checkpoint has 5x4 grid: .* --grid 5x4"
+        ValueError,
+        match=r"8 of 8 records have a 4x4 grid, first 'r0'; the checkpoint has 5x4 grid: .* --grid 5x4",
     ):
         load_records([str(data / "train.json")], image_folder=data, settings=tiny_settings(grid_hw=(5, 4)))
 
