@@ -13,7 +13,7 @@ ENGINE = "llguidance"
 PLAIN = "plain"
 DECODINGS = {
     PLAIN: "the model alone",
-    "constrained": "behind <seg> only tokens that the mask grammar allows; one pass for each token",
+    "constrained": "inside a mask only tokens that its grammar allows; one pass for each token",
     "forced": "the same text; tokens that the grammar leaves no choice about are read together with the next",
     "fast": "the same text; whole rows are guessed from the rows above, and checked in one pass",
 }
