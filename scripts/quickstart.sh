@@ -2,7 +2,7 @@
 # The whole of Text4Seg on a machine with two CPU cores and no GPU: generate data, score the shipped model on shapes
 # it has never seen, fine-tune it on them, score again, ask it about one image, score the val split, write reports.
 #
-#   bash scripts/quickstart.sh                      # about 6 minutes on two cores, besides the installation
+#   bash scripts/quickstart.sh                      # 6 to 11 minutes on two cores, besides the installation
 #   OUT=/somewhere/else bash scripts/quickstart.sh  # default: runs/quickstart; finished steps are not repeated
 #
 # The steps are the project's usual commands; on a GPU node the same ones run on RefCOCO and LLaVA-1.5-7B.
