@@ -50,12 +50,12 @@ def answer_ids(answers, grid, sentence):
     return answers.ids(mask_answer(sentence, encode(np.array(grid), ("others", "red square"))))
 
 
-def test_an_answer_of_equal_rows_takes_a_pass_for_the_prompt_and_some_for_the_first_row():
+def test_an_answer_of_equal_rows_takes_a_pass_for_the_sentence_and_some_for_the_first_row():
     answers = replay.Answers(tiny_tokenizer(), 4)
     truth = answer_ids(answers, [[0, 1, 1, 0]] * 4, SENTENCE)
     stats = replay.replay(answers.language, hints_for("red square", (4, 4)), truth, "fast")
-    # The prompt; the sentence, up to the 1 instead of the 4; the width of the region; all other rows.
-    assert stats["passes"] == 4 and stats["tokens"] == len(truth)
+    # The prompt and its sentence, up to the 1 instead of the 4; the width of the region; all other rows.
+    assert stats["passes"] == 3 and stats["tokens"] == len(truth)
 
 
 def test_constrained_replay_takes_a_pass_for_each_token():

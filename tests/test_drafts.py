@@ -23,7 +23,7 @@ WIDE = (4, 16)
         ("others *16\n others *5", "| dog *1| others *10\n"),
         ("others *16\n d", "og *1| others *15\n"),
         # 1 is no count near 5, but 16 is the whole row; 10 is near 9.
-        ("others *5| dog *2| others *9\n others *1", "6\n"),
+        ("others *5| dog *2| others *9\n others *1", "6\n" + 2 * " others *16\n" + "</seg>"),
         ("others *9| dog *2| others *5\n others *1", "0| dog *1| others *5\n"),
     ],
 )
@@ -36,6 +36,14 @@ def test_several_rows_are_copies_and_the_last_is_followed_by_the_tag():
     assert draft_rows(first, WIDE, rows=2) == 2 * f" {first}"
     assert draft_rows(first, WIDE, rows=9) == 3 * f" {first}" + "</seg>"
     assert draft_rows(first + 3 * f" {first}" + "</", WIDE) == "seg>"
+
+
+def test_an_empty_row_below_the_regions_is_followed_by_empty_rows_to_the_end():
+    begun = "others *2| dog *3| others *11\n others *16\n"
+    assert draft_rows(begun, (9, 16)) == 7 * " others *16\n" + "</seg>"
+    # Above the regions the next row may be theirs.
+    assert draft_rows("others *16\n others *16\n", (9, 16)) == " others *16\n"
+    assert draft_rows("dog *16\n dog *16\n", (9, 16)) == " dog *16\n"
 
 
 def test_a_label_that_was_never_written_is_not_guessed():

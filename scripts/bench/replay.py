@@ -89,7 +89,7 @@ def replay(language: MaskLanguage, hints: Hints, truth: Sequence[int], mode: str
     """
     writing = Writing(language, hints, limit=NO_LIMIT)
     no_scores = torch.zeros(1, language.size)
-    drafted: list[int] = []
+    drafted = writing.guess(mode)
     while not writing.ended:
         start, count = len(writing.tokens), len(drafted) + 1
         wanted = [*truth[start : start + count]]

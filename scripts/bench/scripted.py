@@ -128,7 +128,7 @@ class Script:
         if len(scores) != 1:
             raise ValueError(f"{len(scores)} answers in a pass; a script is for one, ask with --batch 1")
         if given.get("pixel_values") is not None:
-            self._prompt = length
+            self._prompt = length - scores.shape[1] + 1
         places = range(length - scores.shape[1] + 1 - self._prompt, length + 1 - self._prompt)
         wanted = [self._answer[min(place, len(self._answer) - 1)] for place in places]
         scores.zero_()

@@ -36,18 +36,24 @@ class Batch:
         self._mask = torch.zeros(0, 0, dtype=torch.long, device=model.device)
         self._shift = torch.zeros(0, 1, dtype=torch.long, device=model.device)
 
-    def read(self, prompts: Sequence[Sequence[int]], images: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Take in the start of each prompt, with its image; scores behind its last token.
+    def read(
+        self,
+        prompts: Sequence[Sequence[int]],
+        images: dict[str, torch.Tensor],
+        guesses: Sequence[Sequence[int]],
+    ) -> torch.Tensor:
+        """Take in the start of each prompt, with its image, and what is guessed to follow.
 
         Args:
             prompts: token ids.
             images: inputs of the vision tower, those of all prompts joined.
+            guesses: token ids behind each prompt, may be none.
 
         Returns:
-            float (prompts, 1, tokens).
+            float (prompts, 1 + longest guess, tokens), scores behind each prompt and each token of its guess.
         """
         device, dtype = self._model.device, self._model.dtype
-        ids, mask = self._padded(prompts, left=True)
+        ids, mask = self._prompted(prompts, guesses)
         more = images | self._backbone.text_inputs(ids.cpu(), self._processor)
         more = {
             name: tensor.to(device, dtype if tensor.is_floating_point() else None)
@@ -55,7 +61,7 @@ class Batch:
         }
         positions, self._shift = self._backbone.positions(self._model, ids, mask, more)
         self._mask = mask
-        return self._pass(ids, positions, logits_to_keep=1, **more)
+        return self._pass(ids, positions, logits_to_keep=1 + max(map(len, guesses)), **more)
 
     def spread(self, owners: Sequence[int]) -> None:
         """Make the answers anew of old ones, by number: dropped, reordered or repeated; without holes."""
@@ -72,24 +78,23 @@ class Batch:
         self._mask = mask.gather(1, places)
         self._shift = self._shift[rows]
 
-    def put(self, chunks: Sequence[Sequence[int]], *, left: bool = False) -> torch.Tensor:
+    def put(self, chunks: Sequence[Sequence[int]]) -> torch.Tensor:
         """Put tokens behind each answer; scores behind every one of them.
 
         Args:
             chunks: token ids, at least one for each answer.
-            left: pad in front; scores then stand behind the last token only.
 
         Returns:
-            float (answers, longest chunk or 1, tokens).
+            float (answers, longest chunk, tokens).
         """
-        ids, real = self._padded(chunks, left=left)
-        known = self._mask.sum(1, keepdim=True) + self._shift
-        positions = known + (real.cumsum(1) - 1).clamp(min=0)
-        self._mask = torch.cat([self._mask, real], dim=1)
-        return self._pass(ids, positions, logits_to_keep=1 if left else 0)
+        return self._put(*self._padded(chunks, left=False), logits_to_keep=0)
+
+    def put_prompts(self, prompts: Sequence[Sequence[int]], guesses: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Put the rests of prompts behind their starts, at least one token each; otherwise as `read`."""
+        return self._put(*self._prompted(prompts, guesses), logits_to_keep=1 + max(map(len, guesses)))
 
     def keep(self, counts: Sequence[int], width: int) -> None:
-        """Forget what the last `put` of `width` places added, but for the first tokens of each answer."""
+        """Of the last `width` places keep only the first tokens of each answer, so many as `counts` says."""
         drop = width - max(counts)
         if drop:
             self._cache.crop(-drop)
@@ -102,6 +107,20 @@ class Batch:
         used = int(self._mask.sum(1).max())
         return self._mask.shape[1] - used > max(SPARE, used // 4)
 
+    def _put(self, ids: torch.Tensor, real: torch.Tensor, *, logits_to_keep: int) -> torch.Tensor:
+        """Put tokens behind each answer; `real` is 0 at padding."""
+        known = self._mask.sum(1, keepdim=True) + self._shift
+        positions = known + (real.cumsum(1) - 1).clamp(min=0)
+        self._mask = torch.cat([self._mask, real], dim=1)
+        return self._pass(ids, positions, logits_to_keep=logits_to_keep)
+
+    def _prompted(
+        self, prompts: Sequence[Sequence[int]], guesses: Sequence[Sequence[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask int64 (prompts, longest prompt + longest guess), each prompt next to its guess."""
+        ids, mask = zip(self._padded(prompts, left=True), self._padded(guesses, left=False), strict=True)
+        return torch.cat(ids, dim=1), torch.cat(mask, dim=1)
+
     def _padded(self, chunks: Sequence[Sequence[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask int64 (answers, longest)."""
         width = max(map(len, chunks))
@@ -113,7 +132,8 @@ class Batch:
             ids.append(parts[0] + parts[1])
             mask.append(ones[0] + ones[1])
         device = self._model.device
-        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+        whole = {"dtype": torch.long, "device": device}
+        return torch.tensor(ids, **whole), torch.tensor(mask, **whole)
 
     def _pass(self, ids: torch.Tensor, positions: torch.Tensor, **more: Any) -> torch.Tensor:  # noqa: ANN401
         """Logits of one pass through the model: float (answers, places, tokens)."""

@@ -86,8 +86,7 @@ class Decoder:
         """
         writings = [Writing(self._language, one.hints, limit=self._limit, on_row=one.on_row) for one in asked]
         batch = Batch(self._checkpoint.model, self._backbone, self._checkpoint.processor, pad=self._pad)
-        for writing, scores in zip(writings, self._first(batch, asked, images), strict=True):
-            writing.take(scores, [])
+        self._first(batch, writings, asked, images)
         live = list(range(len(writings)))
         while live:
             going = [place for place, number in enumerate(live) if not writings[number].ended]
@@ -102,30 +101,45 @@ class Decoder:
         """One pass for all unfinished answers."""
         guesses = [writing.guess(self._mode) for writing in writings]
         chunks = [[writing.tokens[-1], *guess] for writing, guess in zip(writings, guesses, strict=True)]
-        found = _scores(batch.put(chunks), [len(chunk) for chunk in chunks])
-        kept = [
-            1 + writing.take(scores, guess)
-            for writing, scores, guess in zip(writings, found, guesses, strict=True)
-        ]
-        batch.keep(kept, max(map(len, chunks)))
+        _take(batch, writings, guesses, batch.put(chunks))
 
-    def _first(self, batch: Batch, asked: Sequence[Asked], images: dict[str, torch.Tensor]) -> list[Scores]:
-        """Scores behind each prompt; each image is read once, with what all its prompts begin with.
+    def _first(
+        self,
+        batch: Batch,
+        writings: Sequence[Writing],
+        asked: Sequence[Asked],
+        images: dict[str, torch.Tensor],
+    ) -> None:
+        """The pass of the prompts, with a guess behind each of them; each image is read once.
 
-        That shared start counts for no answer, so that its stats do not depend on what else is asked.
+        What all prompts about an image begin with counts for no answer, so that its stats do not depend on
+        what else is asked.
         """
+        guesses = [writing.guess(self._mode) for writing in writings]
         owners = [one.image for one in asked]
         if owners == list(range(len(asked))):
-            logits = batch.read([one.prompt for one in asked], images)
-            return _scores(logits, [1] * len(asked))
-        shared = [
-            _common([one.prompt for one in asked if one.image == image]) for image in sorted(set(owners))
-        ]
-        batch.read(shared, images)
-        batch.spread(owners)
-        rests = [one.prompt[len(shared[one.image]) :] for one in asked]
-        logits = batch.put(rests, left=True)
-        return _scores(logits, [1] * len(asked))
+            logits = batch.read([one.prompt for one in asked], images, guesses)
+        else:
+            shared = [
+                _common([one.prompt for one in asked if one.image == image]) for image in sorted(set(owners))
+            ]
+            batch.read(shared, images, [[]] * len(shared))
+            batch.spread(owners)
+            rests = [one.prompt[len(shared[one.image]) :] for one in asked]
+            logits = batch.put_prompts(rests, guesses)
+        _take(batch, writings, guesses, logits)
+
+
+def _take(
+    batch: Batch, writings: Sequence[Writing], guesses: Sequence[list[int]], logits: torch.Tensor
+) -> None:
+    """Let each answer go on with what a pass says behind its newest token and its guess; forget the rest."""
+    found = _scores(logits, [1 + len(guess) for guess in guesses])
+    kept = [
+        1 + writing.take(scores, guess)
+        for writing, scores, guess in zip(writings, found, guesses, strict=True)
+    ]
+    batch.keep(kept, logits.shape[1])
 
 
 def _common(prompts: Sequence[Sequence[int]]) -> Sequence[int]:
