@@ -10,7 +10,7 @@ from PIL import Image
 
 from llava.data.rle import encode_mask
 from llava.eval.bootstrap import compare, quotients
-from llava.eval.compare import main, read_pair
+from llava.eval.compare import main, read_runs
 from llava.eval.definitions import DEFINITIONS, MAIN, find_definition
 from llava.eval.loop import evaluate
 from llava.eval.metrics import Overlap, RegionScores
@@ -196,14 +196,14 @@ def test_runs_over_other_samples_are_compared_only_on_request(runs, tmp_path, ca
     a, _ = runs
     some = tmp_path / "some"
     evaluate(Sharp(), drawn_samples(tmp_path / "data")[:6], some, settings=SETTINGS, clock=still_clock)
-    with pytest.raises(SystemExit, match=r"a has 12 samples, .*some 6, both have 6; --shared compares only"):
+    with pytest.raises(SystemExit, match=r"a has 12, .*some has 6, in common 6; --shared takes only"):
         main([str(a), str(some)])
     main([str(a), str(some), "--shared"])
     assert "6 samples, 4 better" in capsys.readouterr().out
     none = tmp_path / "none"
     other = [replace(one, id=one.id.replace("val", "testA")) for one in drawn_samples(tmp_path / "data")[:2]]
     evaluate(Sharp(), other, none, settings=SETTINGS, clock=still_clock)
-    with pytest.raises(SystemExit, match="both have 0; evaluate the same splits with both"):
+    with pytest.raises(SystemExit, match="in common 0; evaluate the same splits with all"):
         main([str(a), str(none), "--shared"])
 
 
@@ -212,8 +212,8 @@ def test_runs_with_different_truths_are_not_compared(runs):
     records = read_records(b / PREDICTIONS_FILE)
     records[2] = replace(records[2], truth=encode_mask(box_mask(0, 0, 2, 2)))
     (b / PREDICTIONS_FILE).write_bytes(b"".join(one.to_line() for one in records))
-    with pytest.raises(ValueError, match=r"drawn\|unc\|val\|2\|0: the two runs have different truths"):
-        read_pair(a, b)
+    with pytest.raises(ValueError, match=r"drawn\|unc\|val\|2\|0: the runs have different truths"):
+        read_runs([a, b])
 
 
 @pytest.mark.parametrize(

@@ -53,41 +53,40 @@ class Run:
     records: Sequence[Record]
 
 
-def read_pair(folder_a: Path, folder_b: Path, *, shared: bool = False) -> tuple[Run, Run]:
-    """Two finished runs, their records in the same order.
+def read_runs(folders: Sequence[Path], *, shared: bool = False) -> list[Run]:
+    """Finished runs, their records in the same order.
 
     Args:
-        folder_a: first run folder.
-        folder_b: second run folder.
-        shared: compare the samples that both have; False demands that all are in both.
+        folders: run folders.
+        shared: take the samples that all of them have; False demands that all are in each.
 
     Raises:
         FileNotFoundError: a folder holds no run.
         ValueError: a run is not finished, the samples differ, or their truth does.
     """
     runs = []
-    for folder in (folder_a, folder_b):
+    for folder in map(Path, folders):
         settings = read_settings(folder)
-        runs.append(Run(Path(folder), settings, finished_records(Path(folder), settings)))
+        runs.append(Run(folder, settings, finished_records(folder, settings)))
     known = [{record.id: record for record in run.records} for run in runs]
-    both = [record.id for record in runs[0].records if record.id in known[1]]
-    if not both or (not shared and not len(both) == len(known[0]) == len(known[1])):
-        raise ValueError(
-            f"{folder_a} has {len(known[0])} samples, {folder_b} {len(known[1])}, both have {len(both)}; "
-            + ("evaluate the same splits with both" if not both else "--shared compares only those")
-        )
-    for one in both:
-        a, b = known[0][one], known[1][one]
-        if (a.truth, a.no_target, a.ignore, a.boxes_xyxy) != (b.truth, b.no_target, b.ignore, b.boxes_xyxy):
+    common = [record.id for record in runs[0].records if all(record.id in index for index in known)]
+    if not common or (not shared and any(len(index) != len(common) for index in known)):
+        told = ", ".join(f"{run.folder} has {len(index)}" for run, index in zip(runs, known, strict=True))
+        help_ = "--shared takes only those" if common else "evaluate the same splits with all"
+        raise ValueError(f"samples: {told}, in common {len(common)}; {help_}")
+    for one in common:
+        if any(_truth(index[one]) != _truth(known[0][one]) for index in known):
             raise ValueError(
-                f"{one}: the two runs have different truths; one of them read other annotations, evaluate it "
+                f"{one}: the runs have different truths; one of them read other annotations, evaluate it "
                 "again on the same data"
             )
-    chosen = (
-        replace(run, records=[index[one] for one in both]) for run, index in zip(runs, known, strict=True)
-    )
-    run_a, run_b = chosen
-    return run_a, run_b
+    return [
+        replace(run, records=[index[one] for one in common]) for run, index in zip(runs, known, strict=True)
+    ]
+
+
+def _truth(record: Record) -> tuple[Any, ...]:
+    return record.truth, record.no_target, record.ignore, record.boxes_xyxy
 
 
 def counts_of(run: Run, rules: Definition, stage: str) -> tuple[Sequence[Record], list[Overlap]]:
@@ -207,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         definitions = list(dict.fromkeys(find_definition(one) for one in options.definition or (MAIN.name,)))
         if options.draws < 1:
             raise ValueError(f"--draws {options.draws}: at least 1, for example 1000")
-        run_a, run_b = read_pair(options.run_a, options.run_b, shared=options.shared)
+        run_a, run_b = read_runs([options.run_a, options.run_b], shared=options.shared)
         out = options.out or options.run_b / f"compare_{options.run_a.resolve().name}"
         shown = write_comparison(run_a, run_b, out, options=options, definitions=definitions)
     except (ValueError, FileNotFoundError) as error:
