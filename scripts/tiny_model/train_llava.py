@@ -31,7 +31,7 @@ from llava.constants import IGNORE_INDEX
 from llava.data.refshapes.scene import sample_scene
 from llava.data.refshapes.split import scene_rng
 from llava.model.new_tokens import add_brick_tokens, make_room, start_rows
-from llava.settings import ALL_CODECS, BRICKS, SegmentationSettings
+from llava.settings import ALL_CODECS, BRICK_ORDERS, BRICKS, SegmentationSettings
 
 BOX_GRID = {BRICKS: 64}
 """Cells along each side of the image in which the training aids tell a box; else those of the mask."""
@@ -120,6 +120,7 @@ def train(args: argparse.Namespace) -> None:
         system="text4seg++" if args.codec == BRICKS else "text4seg",
         codec=args.codec,
         grid_hw=(args.grid, args.grid),
+        brick_order=args.brick_order,
         image_side=96,
         prompt="plain_v1",
         training={"command": args.command, "seed": args.seed},
@@ -249,6 +250,9 @@ def main() -> None:
     parser.add_argument("--codec", choices=ALL_CODECS, default="rrle", help="text form of a mask")
     parser.add_argument(
         "--grid", type=int, default=16, help="cells along each side of a mask, a multiple of 8"
+    )
+    parser.add_argument(
+        "--brick-order", choices=BRICK_ORDERS, default="raster", help="order of the cells of a box"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/tiny/llava"), help="output folder")
     parser.add_argument("--steps", type=int, default=4200, help="optimizer steps")
