@@ -255,15 +255,27 @@ def test_real_tokenizers_spell_answers_along_the_grammar(name):
 
 @pytest.mark.skipif(importlib.util.find_spec("xgrammar") is None, reason="xgrammar is not installed")
 @pytest.mark.parametrize("labels", [LABELS, None], ids=["closed", "free"])
-def test_xgrammar_takes_the_same_text(labels):
+@pytest.mark.parametrize("codec", CODECS)
+def test_xgrammar_takes_and_refuses_the_same_texts(codec, labels):
     import xgrammar
 
     vocabulary = [chr(code) for code in range(128)] + ["</s>"]
     info = xgrammar.TokenizerInfo(vocabulary, stop_token_ids=[128])
-    compiled = xgrammar.GrammarCompiler(info).compile_grammar(FORMATS["ebnf"](answer_grammar(GRID, labels)))
-    for text in valid_texts(20, "rrle"):
-        matcher = xgrammar.GrammarMatcher(compiled)
-        assert matcher.accept_string(mask_answer("Sure:", text)) and matcher.accept_token(128)
+    grammar = answer_grammar(GRID, labels, codec=codec)
+    compiled = xgrammar.GrammarCompiler(info).compile_grammar(FORMATS["ebnf"](grammar))
+    lark, rng, seen = Acceptor(to_lark(grammar)), random.Random(3), []
+    for text in valid_texts(100, codec):
+        for answer in (mask_answer("Sure:", text), mask_answer("Sure:", broken(text, rng))):
+            matcher = xgrammar.GrammarMatcher(compiled)
+            seen.append(matcher.accept_string(answer) and matcher.accept_token(128))
+            assert seen[-1] == lark(answer), answer
+    assert sum(seen) >= 100 and False in seen
+
+
+def test_nothing_is_repeated_more_often_than_llama_cpp_reads():
+    for codec, grid in (("full", (64, 64)), ("irle", (32, 32)), ("rrle", (64, 64))):
+        times = re.findall(r"(\d+)}", to_gbnf(answer_grammar(grid, None, codec=codec)))
+        assert times and max(map(int, times)) <= 2000, codec
 
 
 @pytest.mark.parametrize(

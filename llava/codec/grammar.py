@@ -121,7 +121,8 @@ def _mask_rules(grid_hw: tuple[int, int], labels: Sequence[str] | None, codec: s
     names = None if labels is None else _names(labels)
     if codec == "full":
         rules = _label_rule(names, "")
-        rules["mask"] = _lines(Ref("label"), "| ", rows * columns)
+        rules["row"] = _lines(Ref("label"), "| ", columns)
+        rules["mask"] = _lines(Ref("row"), "| ", rows)
         return rules
     cells = columns if codec == "rrle" else rows * columns
     if cells > MOST_CELLS:
