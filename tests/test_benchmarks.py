@@ -24,6 +24,7 @@ from llava.eval.run import describe_samples
 from llava.eval.scoring import add_up, score_record
 from llava.eval.semantic_scores import RULES
 from llava.eval.tables import as_text
+from llava.eval.targets import TARGETS
 from llava.types import Prediction, Sample
 
 WORDED = {
@@ -33,7 +34,7 @@ WORDED = {
         "[question] Please respond with a segmentation mask.",
         "Please segment only the [class_name] in the image.",
     ],
-    "muse v1": [
+    "muse v2": [
         "[question] Please respond with a segmentation mask.",
         "Please segment only the [class_name] in the image.",
     ],
@@ -64,6 +65,8 @@ def test_a_benchmark_names_only_what_there_is(name):
     for definition, metric in benchmark.compared:
         if name == "semantic_seg":
             assert definition in maps and metric == "mIoU"
+        elif definition == TARGETS:
+            assert metric == BOTH_IOUS and benchmark.by_target
         else:
             assert set(metric.split(JOINS)) <= set(find_definition(definition).reports)
             assert definition in benchmark.definitions
@@ -310,14 +313,22 @@ def whole_run(folder, name):
     [("muse", "gIoU and cIoU"), ("rrsis_d", "cIoU and mIoU"), ("earth_reason", "gIoU and cIoU")],
 )
 def test_an_average_over_metrics_stands_beside_the_published_ones(tmp_path, name, metrics):
-    (table,) = whole_run(tmp_path, name)
-    assert table["title"].startswith(f"{name} v1: mean of {metrics} under ")
+    *_, table = whole_run(tmp_path, name)
+    assert table["title"].startswith(f"{BENCHMARKS[name].label}: mean of {metrics} under ")
     assert table["header"][-2] == MEAN
     assert table["rows"][0][:1] + table["rows"][0][-2:] == ["this run, coarse", "50.0", ""]
     assert len(table["rows"]) == 1 + len(PUBLISHED[name])
     assert {row[-2] for row in table["rows"][1:]} == {
         f"{value:.1f}" for row in PUBLISHED[name] for value in row.values.values()
     }
+
+
+def test_questions_about_several_targets_are_scored_target_by_target_too(tmp_path):
+    table, beside = whole_run(tmp_path, "muse")
+    assert table["title"] == "Target by target, percent"
+    assert table["rows"][0] == ["muse|val", "coarse", "1", "1", "1", "50.0", "50.0"]
+    assert beside["title"].endswith("under targets, percent")
+    assert {row[0] for row in beside["rows"]} >= {"LISA", "POPEN", "Text4Seg++ 7B"}
 
 
 def test_the_average_leaves_kinds_of_questions_out_and_needs_every_split(tmp_path):
@@ -341,6 +352,7 @@ def test_a_question_about_several_targets_is_asked_once_for_all_of_them(tmp_path
     parts = [decode_rle(one.mask) for one in read_dataset(tmp_path, "muse|val", Problems())]
     assert np.array_equal(decode_rle(samples[0].mask), parts[0] | parts[1])
     assert len(samples[1].boxes_xyxy) == 4
+    assert [decode_rle(one).sum() for one in samples[0].instances] == [part.sum() for part in parts[:2]]
     assert question_of(samples[0]) == "What is hot? Please respond with a segmentation mask."
 
 

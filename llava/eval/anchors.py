@@ -51,8 +51,8 @@ class Published:
 
     Attributes:
         method: name of the system.
-        definition: name of the definition that measured it, of `llava.eval.definitions` or, for label maps,
-            of `llava.eval.semantic`.
+        definition: name of the definition that measured it, of `llava.eval.definitions`; for label maps of
+            `llava.eval.semantic`, for questions about several targets of `llava.eval.targets`.
         metric: name of the metric, or several joined by "+" for their mean.
         values: percent of each split; `MEAN` stands for the mean over `RES`, or for that of the benchmark.
         source: where it is printed.
@@ -241,11 +241,11 @@ _REASONING_ROWS = tuple(
     ("Seg-Zero", "56.2", ""),
     ("Text4Seg++ 7B", "54.5", _SAMREFINER),
 )
-_MATCHED = "scored target by target"
+_JUDGED = "a language model judges the words too"
 _MUSE_ROWS = _averages(
-    ("lisa", BOTH_IOUS),
-    ("LISA", "26.7", _MATCHED),
-    ("POPEN", "52.5", _MATCHED),
+    ("targets", BOTH_IOUS),
+    ("LISA", "26.7", _JUDGED),
+    ("POPEN", "52.5", _JUDGED),
     ("Text4Seg++ 7B", "63.8", ""),
 )
 _RRSIS_D_ROWS = _averages(

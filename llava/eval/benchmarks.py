@@ -22,6 +22,7 @@ from llava.eval.anchors import BOTH_IOUS, CLASSES, EARTH, GRES, MUSE, RES, RRSIS
 from llava.eval.definitions import Definition, find_definition
 from llava.eval.multi_target import one_per_question
 from llava.eval.semantic import CLASS_SETS, read_maps
+from llava.eval.targets import TARGETS
 from llava.types import Sample
 
 REFERRING = tuple(name for name, info in DATASETS.items() if info.family == "referring")
@@ -60,6 +61,11 @@ class Benchmark:
     def label(self) -> str:
         """Name and version, for example "gres v1"."""
         return f"{self.name} v{self.version}"
+
+    @property
+    def by_target(self) -> bool:
+        """Answers are scored target by target too."""
+        return any(name == TARGETS for name, _ in self.compared)
 
     @property
     def shown(self) -> list[Definition]:
@@ -149,12 +155,12 @@ _ROWS = (
     ),
     Benchmark(
         name="muse",
-        version=1,
+        version=2,
         splits=MUSE,
         datasets=REASONS + REFERRING,
         questions=(EVAL_WHOLE_QUESTION, EVAL_QUESTION),
         definitions=("lisa",),
-        compared=(("lisa", BOTH_IOUS),),
+        compared=((TARGETS, BOTH_IOUS),),
     ),
     Benchmark(
         name="rrsis_d",

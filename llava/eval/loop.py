@@ -210,6 +210,7 @@ class Evaluation:
             regions=map_regions(sample, drawn, masks),
             run=self.run,
             boxes=prediction.boxes,
+            targets=() if sample.classes or not sample.question else sample.instances,
         )
 
 

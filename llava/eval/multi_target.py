@@ -1,4 +1,4 @@
-"""Questions about several targets, asked once and scored as one mask."""
+"""Questions about several targets, each asked once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FEW_TARGETS = 3
 def one_per_question(samples: Iterable[Sample]) -> Iterator[Sample]:
     """One sample for each question, its mask the union of all its targets.
 
-    PixelLM (arXiv 2312.02228) matches predicted and true targets one to one, partly with the help of a
-    language model; Text4Seg++ does not tell how it scores. The union is ours: it needs no match, and a system
-    that writes one mask for all targets is measured like one that writes one for each.
+    The union needs no match: a system that writes one mask for all targets is measured like one that writes
+    one for each. The masks of the targets go along as `Sample.instances`, for `llava.eval.targets`, which
+    scores them one by one as PixelLM (arXiv 2312.02228) does; Text4Seg++ does not tell how it scores.
 
     Args:
         samples: one for each target, those of a question one behind the other; their ids differ in the number
@@ -47,4 +47,5 @@ def _joined(sample_id: str, targets: Sequence[Sample]) -> Sample:
         question=first.question,
         answer=first.answer,
         category=", ".join(classes),
+        instances=tuple(one.mask for one in targets),
     )

@@ -52,6 +52,7 @@ class Record:
             answer; no two masks of one map overlap. Empty for everything else.
         boxes: box that the answer itself writes, in pixels (x0, y0, x1, y1), one entry for each target, None
             for a target without any; None where the system writes no boxes.
+        targets: true mask of each target, where the answer to a question is scored target by target too.
         run: `digest` of the settings of the run that the answer belongs to, "" where it is not told.
     """
 
@@ -77,6 +78,7 @@ class Record:
     regions: dict[str, dict[str, Rle]] = field(default_factory=dict)
     run: str = ""
     boxes: tuple[Edges | None, ...] | None = None
+    targets: tuple[Rle, ...] = ()
 
     @property
     def split(self) -> str:
@@ -93,6 +95,7 @@ class Record:
         read: dict[str, Any] = {
             "faults": tuple(fields.get("faults", ())),
             "boxes_xyxy": tuple(tuple(box) for box in fields.get("boxes_xyxy", ())),
+            "targets": tuple(fields.get("targets", ())),
         }
         if fields.get("boxes") is not None:
             read["boxes"] = tuple(None if box is None else tuple(box) for box in fields["boxes"])

@@ -33,6 +33,7 @@ from llava.eval.scoring import score_records, summarise
 from llava.eval.semantic_scores import score_maps
 from llava.eval.sheets import draw_sheets
 from llava.eval.tables import as_text, benchmark_tables
+from llava.eval.targets import score_targets
 from llava.files import write_text_atomic
 
 RESULTS_FILE = "results.json"
@@ -77,6 +78,7 @@ def write_report(
         "costs": costs(records),
         "benchmark": settings.options.get("benchmark"),
         "maps": score_maps(records),
+        "targets": score_targets(records, settings) if benchmark and benchmark.by_target else {},
     }
     told = {**summarise(records, overlaps, settings, shown), **parts, "settings": plain}
     told["tables"] = benchmark_tables(benchmark, told, records, overlaps) if benchmark else []

@@ -11,6 +11,7 @@ from llava.eval.benchmarks import Benchmark
 from llava.eval.definitions import find_definition
 from llava.eval.predictions import Record
 from llava.eval.scoring import StageOverlaps, add_up, percent
+from llava.eval.targets import TARGETS
 
 Table = dict[str, Any]
 """"title", "header", "rows" and "note", all text."""
@@ -35,7 +36,8 @@ def benchmark_tables(
 
     Args:
         benchmark: what was run.
-        results: with "definitions" of `summarise`, "maps" of `score_maps`, and "settings".
+        results: with "definitions" of `summarise`, "maps" of `score_maps`, "targets" of `score_targets`, and
+            "settings".
         records: all answers.
         overlaps: counts of each at image size.
     """
@@ -44,6 +46,9 @@ def benchmark_tables(
         for name in benchmark.definitions:
             scores[name] = {**scores[name], **_by_group(records, overlaps, name)}
     maps, limit = results["maps"], results["settings"]["limit"]
+    if targets := results["targets"]:
+        scores[TARGETS] = targets
+        return [_target_scores(targets), *_compare(benchmark, scores, limit)]
     if not maps:
         return _compare(benchmark, scores, limit)
     rules = dict.fromkeys(
@@ -84,6 +89,21 @@ def _map_scores(maps: Mapping[str, Any]) -> Table:
         "header": ["split", "stage", "definition", "classes", *MAP_METRICS],
         "rows": rows,
         "note": "classes: how many the mean is over. mAcc: mean recall. aAcc: share of right pixels.",
+    }
+
+
+def _target_scores(targets: Mapping[str, Any]) -> Table:
+    counts, metrics = ("questions", "targets", "found"), ("gIoU", "cIoU")
+    rows = [
+        [split, stage, *(str(found[name]) for name in counts), *(percent(found[name]) for name in metrics)]
+        for split, stages in targets.items()
+        for stage, found in stages.items()
+    ]
+    return {
+        "title": "Target by target, percent",
+        "header": ["split", "stage", *counts, *metrics],
+        "rows": rows,
+        "note": "found: masks that the answers tell apart. The table above takes all targets as one mask.",
     }
 
 

@@ -3,10 +3,10 @@
 #
 #   bash scripts/v1_5/eval/muse.sh CHECKPOINT [DATASET|SPLIT ...]
 #
-# Without splits: val, test_less and test_many of MUSE. A question is asked once, for all its targets; the union of
-# what is drawn meets the union of the targets. gIoU and cIoU under LISA's definition, and the mean of the two.
-# Papers score MUSE target by target, matched partly by a language model, so their averages are not the same measure.
-# Data in $DATA_ROOT/muse and coco. Examples:
+# Without splits: val, test_less and test_many of MUSE. A question is asked once, for all its targets, and scored
+# twice: the union of what is drawn against the union of the targets (LISA's definition), and target by target as
+# PixelLM does, but without the language model that judges the words of an answer there. Published averages stand
+# beside the second. Data in $DATA_ROOT/muse and coco. Examples:
 #
 #   bash scripts/v1_5/eval/muse.sh checkpoints/text4seg-pp
 #   DATA_ROOT=playground/data/refer_seg SAM_PATH=playground/checkpoints/tiny-sam-refshapes \
