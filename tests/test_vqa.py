@@ -17,7 +17,7 @@ from llava.model.text_mask import TextMaskSegmenter
 from llava.types import Query
 
 SCRIPT = "scripts/v1_5/eval/vqa.sh"
-TASKS = "vqav2_val,gqa,vizwiz_vqa_val,scienceqa_img,textvqa_val,pope,mme,mmbench_en_dev"
+TASKS = "vqav2_val,gqa,vizwiz_vqa_val,scienceqa_img,textvqa_val,pope,mme,mmbench_en_dev_static"
 TARGETS = r".*language_model.*\.(q|v)_proj"
 QUESTION = "What colour is the square?"
 
@@ -86,7 +86,8 @@ def harness_call(calls):
 def test_the_script_gives_the_harness_all_tasks_and_the_folder(tmp_path):
     before, flags = harness_call(commands_of(f"bash {SCRIPT} checkpoints/some/", tmp_path))
     assert before == ["python", "-m", "lmms_eval"]
-    assert flags["--tasks"] == TASKS and flags["--model_args"] == "pretrained=checkpoints/some"
+    assert flags["--tasks"] == TASKS
+    assert flags["--model_args"] == "pretrained=checkpoints/some,device_map=cuda"
     assert flags["--batch_size"] == "1" and flags["--output_path"] == "results/some-vqa"
     assert "--limit" not in flags and "--log_samples" in flags
 
@@ -105,6 +106,11 @@ def test_the_scripts_variables_reach_the_harness(tmp_path):
     assert before[2:] == ["accelerate.commands.launch", "--num_processes", "4", "-m", "lmms_eval"]
     assert flags["--tasks"] == "gqa,pope" and flags["--limit"] == "8" and flags["--output_path"] == "there"
     assert flags["--model_args"] == "pretrained=some,dtype=float32,device=cpu"
+
+
+def test_one_process_names_the_place_of_the_model(tmp_path):
+    _, flags = harness_call(commands_of(f"bash {SCRIPT} some gqa", tmp_path, DEVICE="cpu"))
+    assert flags["--model_args"] == "pretrained=some,device=cpu,device_map=cpu"
 
 
 STAND_IN = """#!/bin/sh
@@ -134,11 +140,11 @@ def test_the_harness_gets_an_environment_of_its_own_made_once(tmp_path):
     installs = [line for line in lines if "pip install" in line]
     assert installs == [
         "-m pip install --quiet torch torchvision",
-        "-m pip install --quiet lmms-eval==0.7.3 transformers>=5.18,<6",
+        "-m pip install --quiet lmms-eval[video-legacy]==0.7.3 transformers>=5.18,<6",
     ]
     runs = [line for line in lines if line.startswith("-m lmms_eval")]
     assert len(runs) == 2 and runs[0].startswith(
-        "-m lmms_eval --model llava_hf --model_args pretrained=some "
+        "-m lmms_eval --model llava_hf --model_args pretrained=some,device_map=cuda "
     )
 
 

@@ -10,14 +10,16 @@
 #   NPROC=8 bash scripts/v1_5/eval/vqa.sh checkpoints/text4seg gqa pope
 #
 # lmms-eval needs torchvision, which this project can do without, so it gets an environment of its own (some GB with
-# torch for a GPU); data sets come from the hub. Published for LLaVA-1.5-7B and for Text4Seg on top of it (Table 4):
-# VQAv2 78.0 / 76.6, GQA 61.7 / 60.2, VizWiz 50.6 / 50.9, ScienceQA 68.4 / 68.1, TextVQA 55.0 / 55.0, POPE 85.4 / 84.2.
+# torch for a GPU). Data sets come from the hub, which it reads logged in: set HF_TOKEN, or run `hf auth login` once.
+# MMBench is scored by its letters; the task mmbench_en_dev asks a paid language model about answers without one.
+# Published for LLaVA-1.5-7B and for Text4Seg on top of it (Table 4): VQAv2 78.0 / 76.6, GQA 61.7 / 60.2,
+# VizWiz 50.6 / 50.9, ScienceQA 68.4 / 68.1, TextVQA 55.0 / 55.0, POPE 85.4 / 84.2.
 # Images are prepared as the folder's own processor says; a merged LLaVA-1.5 squashes them, as its training did.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
 ENVIRONMENT="${ENVIRONMENT:-$ROOT/runs/lmms-eval}"         # made here on the first run
-LMMS_EVAL="${LMMS_EVAL:-lmms-eval==0.7.3}"                 # what pip installs into it
+LMMS_EVAL="${LMMS_EVAL:-lmms-eval[video-legacy]==0.7.3}"   # what pip installs into it; its LLaVA imports decord
 TORCH="${TORCH:-torch torchvision}"                        # and, before that, for your machine
 BASE_PYTHON="${BASE_PYTHON:-python3}"                      # 3.10 or newer; makes the environment
 USE_ACTIVE_ENV="${USE_ACTIVE_ENV:-0}"                      # 1: the active python has lmms-eval
@@ -36,7 +38,7 @@ CHECKPOINT="${1%/}"
 shift
 TASKS=("$@")
 [[ ${#TASKS[@]} -gt 0 ]] ||
-  TASKS=(vqav2_val gqa vizwiz_vqa_val scienceqa_img textvqa_val pope mme mmbench_en_dev)
+  TASKS=(vqav2_val gqa vizwiz_vqa_val scienceqa_img textvqa_val pope mme mmbench_en_dev_static)
 OUT="${OUT:-results/$(basename "$CHECKPOINT")-vqa}"
 
 PYTHON="${PYTHON:-python}"
@@ -57,7 +59,9 @@ fi
 
 LAUNCH=("$PYTHON" -m)
 [[ "$NPROC" -gt 1 ]] && LAUNCH+=(accelerate.commands.launch --num_processes "$NPROC" -m)
-ARGUMENTS=(--model "$MODEL" --model_args "pretrained=$CHECKPOINT${DTYPE:+,dtype=$DTYPE}${DEVICE:+,device=$DEVICE}"
+MODEL_ARGS="pretrained=$CHECKPOINT${DTYPE:+,dtype=$DTYPE}${DEVICE:+,device=$DEVICE}"
+[[ "$NPROC" -gt 1 ]] || MODEL_ARGS+=",device_map=${DEVICE:-cuda}"   # one process: transformers 5 refuses its default ""
+ARGUMENTS=(--model "$MODEL" --model_args "$MODEL_ARGS"
   --tasks "$(IFS=,; echo "${TASKS[*]}")" --batch_size "$BATCH_SIZE" --output_path "$OUT" --log_samples)
 [[ -n "$LIMIT" ]] && ARGUMENTS+=(--limit "$LIMIT")
 
