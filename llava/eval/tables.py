@@ -103,7 +103,7 @@ def _target_scores(targets: Mapping[str, Any]) -> Table:
         "title": "Target by target, percent",
         "header": ["split", "stage", *counts, *metrics],
         "rows": rows,
-        "note": "found: masks that the answers tell apart. The table above takes all targets as one mask.",
+        "note": "found: masks that the answers tell apart. Other tables take all targets as one mask.",
     }
 
 
