@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from conftest import tiny_llava, tiny_settings, tiny_tokenizer
 from refer_folder import SQUARE, annotation, ref, write_dataset
+from transformers import LlamaConfig, LlamaForCausalLM
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "scripts" / "bench"), str(ROOT / "scripts")]
@@ -80,6 +82,38 @@ def test_prompt_lookup_takes_what_followed_the_first_earlier_place():
     assert replay.lookup_passes([7, 8, 9], [7, 8, 5, 6]) == 3
 
 
+def test_prompt_lookup_is_counted_as_transformers_counts_it_where_that_is_right():
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32
+    )
+    passes, rng = [], np.random.default_rng(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config).eval()
+
+    def follow(_model, _args, output):
+        length, count = output.past_key_values.get_seq_length(), output.logits.shape[1]
+        passes.append(count)
+        wanted = [whole[min(place, len(whole) - 1)] for place in range(length - count + 1, length + 1)]
+        output.logits.zero_()
+        output.logits[0, range(count), wanted] = 1.0
+
+    model.register_forward_hook(follow)
+    for _ in range(4):
+        whole = [*rng.integers(3, 7, 40).tolist(), 2]
+        passes.clear()
+        text = model.generate(
+            torch.tensor([whole[:10]]),
+            do_sample=False,
+            max_new_tokens=99,
+            eos_token_id=2,
+            pad_token_id=0,
+            prompt_lookup_num_tokens=replay.LOOKED_UP,
+        )
+        assert text[0].tolist() == whole
+        assert len(passes) == replay.lookup_passes(whole[:10], whole[10:]) < 31
+
+
 def test_a_row_of_the_table_has_means_over_whole_answers_and_masks(samples):
     row = replay.measure("squares", samples, replay.Answers(tiny_tokenizer(), 4), "tiny")
     assert row.answers == 2 and row.passes["full"] > row.passes["plain"] > row.passes["fast"]
@@ -128,9 +162,21 @@ def test_every_way_writes_the_script_in_its_number_of_passes(tmp_path, samples):
     assert found["fast"].passes < found["plain"].passes / 3
     assert (read_answer(found["full"].texts[0], (4, 4), codec="full").foreground == answer.foreground).all()
     found["lookup"] = decoding.looked_up(found["plain"], samples[:1], checkpoint.processor.tokenizer)
-    rows = {row.way: row for row in decoding.lines(found)}
+    rows = {row.way: row for row in decoding.lines(checkpoint, found)}
+    assert rows["plain"].less_time == 1 and rows["fast"].less_time > 0
     assert rows["fast"].equal == 1 and rows["lookup"].seconds is None and decoding.kept(found) == (1, 1)
     assert len(decoding.table(list(rows.values())).splitlines()) == 2 + len(found)
+
+
+def test_time_is_compared_answer_by_answer():
+    slow, quick = (
+        decoding.Measured(texts=["a"] * 3, faulty=[False] * 3, seconds=seconds, passes=3)
+        for seconds in ([2.0, 30.0, 4.0], [1.0, 3.0, 1.0])
+    )
+    checkpoint = Checkpoint(None, None, tiny_settings(), Path("runs/tiny"))
+    rows = {row.way: row for row in decoding.lines(checkpoint, {"plain": slow, "constrained": quick})}
+    assert rows["constrained"].seconds == 1 and rows["constrained"].less_time == 4
+    assert "| 4.0x |" in decoding.table(list(rows.values()))
 
 
 def test_a_script_is_for_one_answer_at_a_time():
@@ -150,6 +196,27 @@ def test_a_model_is_measured_as_it_is(samples):
     found = decoding.measure(ways, samples, batch=2)
     assert found["fast"].texts == found["constrained"].texts and len(found["plain"].texts) == 2
     assert found["plain"].faulty == [True, True], "a random model writes no mask"
+
+
+def test_models_stand_below_each_other_in_one_table(tiny_llava_folder, root, capsys, monkeypatch):
+    monkeypatch.setattr(decoding, "TextMaskSegmenter", partial(TextMaskSegmenter, max_new_tokens=4))
+    paths = 2 * ["--model-path", str(tiny_llava_folder)]
+    decoding.main([str(root), "--split", "refcoco/val", *paths, "--limit", "1", "--device", "cpu"])
+    _, told, rows = capsys.readouterr().out.split("\n\n")
+    assert told.count(f"- {tiny_llava_folder}, float32: of 0 answers that are valid when plain") == 2
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()[2:]]
+    assert [row[2] for row in cells] == 2 * ["plain", "lookup", "constrained", "forced", "fast"]
+    # All but the times are the same.
+    assert [row[:6] + row[8:] for row in cells[:5]] == [row[:6] + row[8:] for row in cells[5:]]
+    assert [row[-1] for row in cells[2:5]] == 3 * ["100 %"]
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused_before_any_is_loaded(tiny_llava_folder, root, tmp_path):
+    (tmp_path / "empty").mkdir()
+    wrong = ["--model-path", str(tiny_llava_folder), "--model-path", str(tmp_path / "empty")]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(FileNotFoundError, match="empty"):
+        patch.setattr(decoding, "load_checkpoint", lambda *_args, **_more: pytest.fail("loaded"))
+        decoding.main([str(root), "--split", "refcoco/val", *wrong])
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,22 @@
 """Tokens, passes and time of an answer in each way of decoding, in one run on the same images.
 
     python scripts/bench/decoding.py playground/data/refer_seg --split refshapes/val \
-        --model-path playground/checkpoints/tiny-llava-refshapes --limit 100
+        --model-path playground/checkpoints/tiny-llava-refshapes --limit 40
     python scripts/bench/decoding.py playground/data/refer_seg --split refcoco/val \
         --scripted 7b --tokenizer lmsys/vicuna-7b-v1.5 --grid 16 --limit 40     # that size, no weights
 
-With --scripted the model computes with random weights and writes the true answers (see scripted.py); "full"
-then writes one label for each cell. Ways take turns at going first, each is warmed up by one answer. Seconds
-are means per answer, vision tower and prompt included: of processor time on the CPU, by the clock on a GPU.
-"lookup" counts the passes that prompt lookup of transformers would take for the plain answers; its own code
-fails on prompts with images (transformers 5.23).
+Several --model-path make one table. With --scripted the model computes with random weights and writes the
+true answers (see scripted.py); "full" then writes one label for each cell, which no trained model knows.
 
-Prints a markdown table. "equal" is the share of answers that have the very text of constrained decoding. How
-many of the answers that are valid without constraints stay as they are is told below it.
+Prints a markdown table. Ways take turns at going first, each is warmed up by one answer. Seconds are medians
+over answers, vision tower and prompt included: of processor time on the CPU, by the clock on a GPU. "less
+time" is the median of the time that plain decoding takes for the same answer, divided by its own. All else is
+means. "equal" is the share of answers that have the very text of constrained decoding. How many of the valid
+plain answers constrained decoding writes alike is told above the table.
+
+"lookup" counts the passes that prompt lookup of transformers would take for the plain answers; its own code
+fails on prompts with images (transformers 5.23). Neither CUDA graphs nor compilation are used: a pass is as
+long as its guess, and the cache grows with each.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import truediv
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -39,6 +45,7 @@ from llava.eval.metrics import RegionScores, overlap
 from llava.files import write_text_atomic
 from llava.model.checkpoint import Checkpoint, load_checkpoint
 from llava.model.decoding import PLAIN
+from llava.model.hub import find_settings
 from llava.model.text_mask import TextMaskSegmenter
 from llava.model.weights import choose_device, choose_dtype
 from llava.types import Prediction, Query, Sample
@@ -54,7 +61,7 @@ class Measured:
     Attributes:
         tokens: written.
         passes: through the model.
-        seconds: taken, None where nothing was run.
+        seconds: taken for an answer of each batch; none where nothing was run.
         faulty: whether each answer has a fault.
         texts: the answers.
         scores: of the masks.
@@ -62,14 +69,14 @@ class Measured:
 
     tokens: int = 0
     passes: int = 0
-    seconds: float | None = 0.0
+    seconds: list[float] = field(default_factory=list)
     faulty: list[bool] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     scores: RegionScores = field(default_factory=RegionScores)
 
     def add(self, predictions: Sequence[Prediction], samples: Sequence[Sample], seconds: float) -> None:
         """Take in a batch."""
-        self.seconds = (self.seconds or 0.0) + seconds
+        self.seconds.append(seconds / len(samples))
         for prediction, sample in zip(predictions, samples, strict=True):
             self.tokens += prediction.stats["tokens"]
             self.passes += prediction.stats["passes"]
@@ -80,12 +87,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: means per answer, seconds None where nothing was run, shares from 0 to 1."""
+    """One line of the table: means per answer, median times, None where nothing was run; shares up to 1."""
 
+    model: str
+    masks: str
     way: str
     tokens: float
     passes: float
+    fewer_passes: float
     seconds: float | None
+    less_time: float | None
     invalid: int
     ciou: float | None
     equal: float | None
@@ -151,7 +162,7 @@ def measure(
 
 def looked_up(plain: Measured, samples: Sequence[Sample], tokenizer: Any) -> Measured:  # noqa: ANN401
     """What prompt lookup would take for the plain answers; nothing is run, so it has no time."""
-    found = replace(plain, passes=0, seconds=None)
+    found = replace(plain, passes=0, seconds=[])
     for text, sample in zip(plain.texts, samples, strict=True):
         question = fill(EVAL_QUESTION, normalise_expression(sample.expression))
         prompt, answer = (
@@ -161,18 +172,23 @@ def looked_up(plain: Measured, samples: Sequence[Sample], tokenizer: Any) -> Mea
     return found
 
 
-def lines(found: dict[str, Measured]) -> list[Line]:
-    """Lines of the table, in the order of `found`, which has "plain" and "constrained"."""
-    rows, expected = [], found[CONSTRAINED].texts
+def lines(checkpoint: Checkpoint, found: dict[str, Measured]) -> list[Line]:
+    """Lines of a model in the table, in the order of `found`, which has "plain" and "constrained"."""
+    rows, expected, plain = [], found[CONSTRAINED].texts, found[PLAIN]
+    settings = checkpoint.settings
     for name, one in found.items():
         count = len(one.texts)
         same = sum(text == other for text, other in zip(one.texts, expected, strict=True))
         rows.append(
             Line(
+                model=checkpoint.path.name,
+                masks=f"{settings.codec} {settings.grid_hw[0]}x{settings.grid_hw[1]}",
                 way=name,
                 tokens=one.tokens / count,
                 passes=one.passes / count,
-                seconds=None if one.seconds is None else one.seconds / count,
+                fewer_passes=plain.passes / one.passes,
+                seconds=median(one.seconds) if one.seconds else None,
+                less_time=median(map(truediv, plain.seconds, one.seconds)) if one.seconds else None,
                 invalid=sum(one.faulty),
                 ciou=one.scores.compute()["cIoU"],
                 equal=None if name == FULL else same / count,
@@ -190,19 +206,21 @@ def kept(found: dict[str, Measured]) -> tuple[int, int]:
 
 
 def table(rows: Sequence[Line]) -> str:
-    """Markdown table; gains are against plain decoding."""
-    head = ["way", "tokens", "passes", "fewer passes", "s / answer", "less time", "invalid", "cIoU", "equal"]
-    plain = next(row for row in rows if row.way == PLAIN)
-    out = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    """Markdown table; gains are against plain decoding by the same model."""
+    head = ["model", "masks", "way", "tokens", "passes", "fewer passes", "s / answer", "less time"]
+    head += ["invalid", "cIoU", "equal"]
+    out = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
     for row in rows:
         out.append(
             [
+                row.model,
+                row.masks,
                 row.way,
                 f"{row.tokens:.1f}",
                 f"{row.passes:.1f}",
-                f"{plain.passes / row.passes:.1f}x",
+                f"{row.fewer_passes:.1f}x",
                 "-" if row.seconds is None else f"{row.seconds:.3f}",
-                "-" if row.seconds is None else f"{(plain.seconds or 0.0) / row.seconds:.1f}x",
+                "-" if row.less_time is None else f"{row.less_time:.1f}x",
                 str(row.invalid),
                 "-" if row.ciou is None else f"{100 * row.ciou:.1f}",
                 "-" if row.equal is None else f"{100 * row.equal:.0f} %",
@@ -220,6 +238,30 @@ def segmenters(checkpoint: Checkpoint, *, with_full: bool) -> dict[str, TextMask
     return {FULL: TextMaskSegmenter(full, decoding=PLAIN), **ways}
 
 
+def answered(
+    checkpoint: Checkpoint, samples: Sequence[Sample], *, batch: int = 1, prepare: Prepare | None = None
+) -> tuple[str, list[Line]]:
+    """What was measured of one model: a sentence about it, and its lines of the table.
+
+    Args:
+        checkpoint: the model.
+        samples: what to ask.
+        batch: questions in one call.
+        prepare: for a scripted model.
+    """
+    found = measure(
+        segmenters(checkpoint, with_full=prepare is not None), samples, batch=batch, prepare=prepare
+    )
+    same, valid = kept(found)
+    told = (
+        f"{checkpoint.path}, {str(checkpoint.model.dtype).removeprefix('torch.')}: of {valid} answers that "
+        f"are valid when plain, {same} are written alike when constrained."
+    )
+    found[LOOKUP] = looked_up(found[PLAIN], samples, checkpoint.processor.tokenizer)
+    order = [way for way in (FULL, PLAIN, LOOKUP, *DECODED[1:]) if way in found]
+    return told, lines(checkpoint, {way: found[way] for way in order})
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Arguments of the command."""
     parser = argparse.ArgumentParser(
@@ -228,7 +270,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add: Callable[..., Any] = parser.add_argument
     add("data", type=Path, help="root of REFER datasets")
     add("--split", action="append", required=True, help="dataset/split, as refcoco/val; several times")
-    add("--model-path", type=Path, help="checkpoint folder")
+    add("--model-path", type=Path, action="append", help="checkpoint folder; several times")
     add("--scripted", choices=list(SIZES), help="random weights of this size and true answers instead")
     add("--tokenizer", type=Path, help="folder of the tokenizer of a scripted model")
     add("--grid", type=int, default=16, help="side of the grid of a scripted model")
@@ -248,31 +290,28 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     options = parse(argv)
+    for path in options.model_path or []:
+        find_settings(path)
     splits = read_splits(options.data, options.split)
     samples = spread([one for found in splits.values() for one in found], options.limit)
     device = choose_device(options.device)
     dtype = choose_dtype(device, options.dtype)
-    prepare = None
     if options.scripted:
         checkpoint, script = scripted(
             options.scripted, options.tokenizer, options.grid, device=device, dtype=dtype
         )
-        prepare = follow(script, checkpoint)
+        measured = [answered(checkpoint, samples, prepare=follow(script, checkpoint))]
     else:
-        checkpoint = load_checkpoint(options.model_path, device=device, dtype=dtype)
-    ways = segmenters(checkpoint, with_full=prepare is not None)
-    found = measure(ways, samples, batch=options.batch, prepare=prepare)
-    found[LOOKUP] = looked_up(found[PLAIN], samples, checkpoint.processor.tokenizer)
-    rows = lines(found)
+        measured = [
+            answered(load_checkpoint(path, device=device, dtype=dtype), samples, batch=options.batch)
+            for path in options.model_path
+        ]
+    rows = [row for _, of_model in measured for row in of_model]
     if options.json:
         write_text_atomic(options.json, json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU, processor time"
-    same, valid = kept(found)
-    print(
-        f"{checkpoint.path}; {where}, {str(checkpoint.model.dtype).removeprefix('torch.')}; {len(samples)} "
-        f"answers, batches of {options.batch}, grid {checkpoint.settings.grid_hw[0]}. Of {valid} answers "
-        f"that are valid when plain, {same} are written alike when constrained.\n"
-    )
+    print(f"{len(samples)} answers, batches of {options.batch}; {where}.\n")
+    print("".join(f"- {told}\n" for told, _ in measured))
     print(table(rows))
 
 
