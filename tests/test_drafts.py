@@ -10,8 +10,8 @@ WIDE = (4, 16)
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        # Nothing is known of the first row, which is mostly empty.
-        ("", "others *16\n"),
+        # Nothing is known of the first rows, which are mostly empty.
+        ("", "others *16\n" + 3 * " others *16\n" + "</seg>"),
         # The row above comes again, a written count included.
         ("others *2| dog *3| others *11\n", " others *2| dog *3| others *11\n"),
         ("others *2| dog *3| others *11\n others", " *2| dog *3| others *11\n"),
@@ -38,12 +38,29 @@ def test_several_rows_are_copies_and_the_last_is_followed_by_the_tag():
     assert draft_rows(first + 3 * f" {first}" + "</", WIDE) == "seg>"
 
 
-def test_an_empty_row_below_the_regions_is_followed_by_empty_rows_to_the_end():
-    begun = "others *2| dog *3| others *11\n others *16\n"
-    assert draft_rows(begun, (9, 16)) == 7 * " others *16\n" + "</seg>"
-    # Above the regions the next row may be theirs.
-    assert draft_rows("others *16\n others *16\n", (9, 16)) == " others *16\n"
-    assert draft_rows("dog *16\n dog *16\n", (9, 16)) == " dog *16\n"
+def test_empty_rows_are_guessed_to_the_end_below_the_regions_and_up_to_a_number_above_them():
+    empty, grid = " others *16\n", (30, 16)
+    assert draft_rows("dog *16\n" + empty, grid) == 28 * empty + "</seg>"
+    assert draft_rows(empty.lstrip(), grid) == MOST_ROWS * empty
+    assert draft_rows(empty.lstrip(), grid, rows=MOST_ROWS + 2) == (MOST_ROWS + 2) * empty
+    # Where a region has begun, its rows are guessed, so many as were asked for.
+    assert draft_rows("dog *16\n dog *16\n", grid) == " dog *16\n"
+    assert draft_rows(empty + " d", grid, labels=["dog"]) == "og *1| others *15\n"
+
+
+@pytest.mark.parametrize(("newest", "vanishes"), [(7, False), (5, True), (4, True), (1, True)])
+def test_below_a_row_that_lost_half_of_its_cells_comes_an_empty_one(newest, vanishes):
+    begun = f"dog *10| others *6\n dog *{newest}| others *{16 - newest}\n"
+    follows = draft_rows(begun, (30, 16))
+    assert (follows == 28 * " others *16\n" + "</seg>") == vanishes
+    assert vanishes or follows == f" dog *{newest}| others *{16 - newest}\n"
+    # What the model has begun otherwise resembles the row above as ever.
+    assert draft_rows(f"{begun} dog", (30, 16)) == f" *{newest}| others *{16 - newest}\n"
+
+
+def test_a_region_of_two_cells_may_lose_one():
+    begun = "others *4| dog *2| others *10\n others *4| dog *1| others *11\n"
+    assert draft_rows(begun, WIDE) == " others *4| dog *1| others *11\n"
 
 
 def test_a_label_that_was_never_written_is_not_guessed():

@@ -6,7 +6,8 @@ Where the row being written has already left the guess, the rest is taken from t
 
 In masks of real objects most edges stay in their column from row to row, also after a row in which they
 moved: guesses that follow their drift, or that widen both sides alike, take more passes than plain copies.
-A region that begins is guessed to have one cell: two or three take more passes.
+A region that begins is guessed to have one cell: two or three take more passes. It is guessed to have ended
+below a row that lost half of its cells.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from llava.constants import BACKGROUND, SEG_CLOSE, SEG_OPEN
 _RUN = re.compile(r"(.+?) \*([0-9]+)")
 """A finished run in the spelling of `llava.codec.encode`."""
 
+PROMPT_ROWS = 16
+"""Rows that are guessed in the pass of the prompt, which is long anyway."""
 FIRST_ROWS, MOST_ROWS = 4, 8
-"""Rows of the first guess of an answer, and of the longest: more would cost more than a pass saves.
+"""Rows of the first guess behind the prompt, and of the longest: more would cost more than a pass saves.
 
-In answers about 117 real masks on 16x16 cells with the tokenizer of Llama 2, two rows at first take 12.7
-passes, four 11.1, whole masks 10.2, and put in 2.1, 3.0 and 6.7 guessed tokens for each one written
+In answers about 117 real masks on 16x16 cells with the tokenizer of Llama 2, two rows at first take 11.7
+passes, four 10.7, whole masks 10.1, and put in 2.5, 3.3 and 6.5 guessed tokens for each one written
 (scripts/bench/replay.py).
 """
 
@@ -61,7 +64,7 @@ def draft(text: str, hints: Hints, *, rows: int = 1) -> str:
     Args:
         text: all that the answer has so far; may stop in the middle of a word or a number.
         hints: what is known of the answer.
-        rows: how many rows to guess, the unfinished one counted.
+        rows: how many rows to guess, the unfinished one counted; rows of background may be more.
 
     Returns:
         Text to put behind `text`; "" where there is no guess.
@@ -110,7 +113,7 @@ def draft_rows(text: str, grid_hw: tuple[int, int], *, labels: Sequence[str] = (
         text: the mask behind its `<seg>`; may stop in the middle of a word or a number.
         grid_hw: rows and columns of the mask.
         labels: names to try for a region that was not named yet.
-        rows: how many rows to guess, the unfinished one counted.
+        rows: how many rows to guess, the unfinished one counted; rows of background may be more.
 
     Returns:
         Text to put behind `text`; "" where the mask has an unknown spelling or starts a new label.
@@ -123,9 +126,8 @@ def draft_rows(text: str, grid_hw: tuple[int, int], *, labels: Sequence[str] = (
         if row is None or row[-1].end != width:
             return ""
         done.append(row)
-    written = ""
-    most = min(len(done) + rows, height)
-    while len(done) < most or (len(done) < height and _is_over(done)):
+    written, start = "", len(done)
+    while len(done) < height and (len(done) < start + rows or _stays_empty(done, start)):
         rest = _rest_of_row(tail, done, width, labels)
         if rest is None:
             return written
@@ -153,14 +155,25 @@ def read_row(line: str) -> Row | None:
     return tuple(row)
 
 
-def _is_over(done: Sequence[Row]) -> bool:
-    """Whether an empty row follows the regions: mostly all rows below are empty then, and cost few tokens."""
-    return _is_empty(done[-1]) and not all(map(_is_empty, done))
+def _stays_empty(done: Sequence[Row], start: int) -> bool:
+    """Whether to guess one more row of background, which is few tokens, behind the guesses from `start` on.
+
+    Above the regions there are `MOST_ROWS` at most. Below them mostly all rows are empty.
+    """
+    is_above = not any(map(_cells, done))
+    return not _cells(done[-1]) and (len(done) < start + MOST_ROWS or not is_above)
 
 
-def _is_empty(row: Row) -> bool:
-    """Whether a row has background only."""
-    return all(run.label == BACKGROUND for run in row)
+def _cells(row: Row) -> int:
+    """Cells of a row that are in regions."""
+    starts = (0, *(run.end for run in row))
+    return sum(run.end - start for run, start in zip(row, starts, strict=False) if run.label != BACKGROUND)
+
+
+def _vanishes(done: Sequence[Row]) -> bool:
+    """Whether the newest row is so much shorter than the one above that its regions mostly end with it."""
+    before, newest = (_cells(row) for row in done[-2:]) if len(done) > 1 else (0, 0)
+    return 0 < 2 * newest <= before and before - newest > 1
 
 
 def _rest_of_row(tail: str, done: Sequence[Row], width: int, labels: Sequence[str]) -> str | None:
@@ -169,7 +182,8 @@ def _rest_of_row(tail: str, done: Sequence[Row], width: int, labels: Sequence[st
     row = read_row("|".join(pieces)) if pieces else ()
     if row is None or (row and row[-1].end >= width):
         return None
-    guess = done[-1] if done else (Run(BACKGROUND, width),)
+    begun = bool(tail.strip())
+    guess = done[-1] if done and (begun or not _vanishes(done)) else (Run(BACKGROUND, width),)
     lead = " " if pieces or done else ""
     known = _known_labels(done, row, labels)
     text = ""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from llava.constants import SEG_CLOSE
-from llava.model.decoding.drafts import FIRST_ROWS, Hints, rows_after
+from llava.model.decoding.drafts import FIRST_ROWS, PROMPT_ROWS, Hints, rows_after
 from llava.model.decoding.vocabulary import MaskLanguage
 
 _CLOSE = SEG_CLOSE.encode()
@@ -84,7 +84,8 @@ class Writing:
         """Tokens to put in behind the last one, to be checked by the same pass."""
         ids: list[int] = []
         if mode == "fast":
-            ids = self._language.draft(self.tokens, self.text, self._hints, rows=self._rows)
+            rows = self._rows if self.tokens else PROMPT_ROWS
+            ids = self._language.draft(self.tokens, self.text, self._hints, rows=rows)
         if not ids and mode != "constrained" and self._start is not None:
             ids = self._matcher.compute_ff_tokens()
         return ids[: self._limit - len(self.tokens) - 1]
