@@ -4,9 +4,9 @@
     python scripts/bench/pass_time.py --size small --tokenizer lmsys/vicuna-7b-v1.5     # on a CPU
 
 A pass over one token reads all weights and computes little. A pass over some tokens reads them once as well,
-so a guess pays as long as its pass costs less than the passes that it saves. Weights are random (scripted.py);
-the cache holds --context tokens, as many as a prompt with an image. Numbers of tokens take turns, times are
-medians: of processor time on the CPU, by the clock on a GPU. Prints a markdown table.
+so a guess pays as long as its pass costs less than the passes that it saves. Weights are random (see
+scripted.py); the cache holds --context tokens, as many as a prompt with an image. Numbers of tokens take
+turns, times are medians: of processor time on the CPU, by the clock on a GPU. Prints a markdown table.
 """
 
 from __future__ import annotations
