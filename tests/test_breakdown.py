@@ -150,6 +150,14 @@ def test_costs_are_spread_over_the_answers_that_tell_them():
     assert "<td class=left>tokens</td><td>100.0</td><td>25.0</td>" in shown
 
 
+def test_what_decoding_counts_is_explained_where_it_is_shown():
+    spread = {"sum": 4.0, "mean": 1.0, "median": 1.0, "p95": 1.0, "max": 1.0}
+    plain = {"seconds": {"generate": spread}, "text": {"tokens": spread}}
+    fast = {**plain, "text": {"tokens": spread, "drafted": spread}}
+    assert not any("guessed ahead" in one for one in cost_blocks({"costs": plain}))
+    assert ["guessed ahead" in one for one in cost_blocks({"costs": fast})] == [False, True]
+
+
 def test_tables_have_columns_only_for_stages_that_ran():
     records = [answer(0)]
     rows = break_down(records, counted(records))["size"]

@@ -69,7 +69,8 @@ NOTE = (
     "expressions rejected. T_acc: targets not rejected. box_acc: boxes of masks that fit, under box=written "
     "those that the answers write. Definitions differ in what a rejection, an expression without a target "
     "and an empty mask count. Stage grid compares label "
-    "cells, coarse the mask of the answer and refined the mask after SAM, both in pixels."
+    "cells, coarse the mask of the answer and refined the mask after SAM, both in pixels. confidence: mean "
+    "probability of the cells that are drawn."
 )
 
 

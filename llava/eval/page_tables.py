@@ -12,9 +12,13 @@ PARTS = {
     "size": ("By size of the target", "part of the image"),
     "length": ("By length of the expression", "words"),
     "category": ("By class", "class"),
-    "certainty": ("By how sure the answer is", "mean probability of a cell"),
+    "certainty": ("By how sure the answer is of all cells, background too", "mean probability"),
 }
 SCORES = ("cIoU", "gIoU")
+DECODING_NOTE = (
+    "passes: through the model. drafted: tokens guessed ahead, accepted: those that held. forced: tokens "
+    "without another choice. closed_early: masks completed where the tokens ended."
+)
 
 
 def table(header: Sequence[str], rows: Iterable[str]) -> str:
@@ -117,9 +121,9 @@ def cost_blocks(results: Mapping[str, Any]) -> Iterable[str]:
             row([step, f"{spread['sum']:.1f}", *(f"{spread[one]:.{digits}f}" for one in columns[1:])])
             for step, spread in results["costs"][name].items()
         ]
-        yield block(
-            {"seconds": "Seconds", "text": "Length of the answers"}[name], table([first, *header], lines)
-        )
+        note = f"<p>{DECODING_NOTE}</p>" if "drafted" in results["costs"][name] else ""
+        heading = {"seconds": "Seconds", "text": "Length of the answers"}[name]
+        yield block(heading, table([first, *header], lines) + note)
 
 
 def published_tables(results: Mapping[str, Any]) -> Iterable[str]:
