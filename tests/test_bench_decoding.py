@@ -55,7 +55,7 @@ def answer_ids(answers, grid, sentence):
 def test_an_answer_of_equal_rows_takes_a_pass_for_the_sentence_and_some_for_the_first_row():
     answers = replay.Answers(tiny_tokenizer(), 4)
     truth = answer_ids(answers, [[0, 1, 1, 0]] * 4, SENTENCE)
-    stats = replay.replay(answers.language, hints_for("red square", (4, 4)), truth, "fast")
+    stats = replay.replay(answers.language, hints_for("red square", (4, 4), lead=" "), truth, "fast")
     # The prompt and its sentence, up to the 1 instead of the 4; the width of the region; all other rows.
     assert stats["passes"] == 3 and stats["tokens"] == len(truth)
 
@@ -63,14 +63,14 @@ def test_an_answer_of_equal_rows_takes_a_pass_for_the_sentence_and_some_for_the_
 def test_constrained_replay_takes_a_pass_for_each_token():
     answers = replay.Answers(tiny_tokenizer(), 4)
     truth = answer_ids(answers, np.eye(4, dtype=int), "Here:")
-    stats = replay.replay(answers.language, hints_for("red square", (4, 4)), truth, "constrained")
+    stats = replay.replay(answers.language, hints_for("red square", (4, 4), lead=" "), truth, "constrained")
     assert stats["passes"] == stats["tokens"] == len(truth)
 
 
 def test_an_answer_that_the_grammar_forbids_is_no_replay():
     answers = replay.Answers(tiny_tokenizer(), 4)
     truth = answers.ids("Here:\n<seg>others *5\n</seg>")
-    with pytest.raises(ValueError, match="does not allow the answer 'Here"):
+    with pytest.raises(ValueError, match="does not allow the answer ' Here"):
         replay.replay(answers.language, hints_for("dog", (4, 4)), truth, "fast")
 
 

@@ -321,7 +321,7 @@ def test_the_shipped_model_writes_its_plain_answers_in_a_fraction_of_the_passes(
         assert fast.faults == ()
         grids.append(read_answer(fast.text, (16, 16)).foreground)
         soft.append(fast.confidence[0])
-        assert fast.stats["passes"] * 3 < fast.stats["tokens"] == slow.stats["passes"]
+        assert fast.stats["passes"] * 5 < fast.stats["tokens"] == slow.stats["passes"]
     inside, sure = np.stack(grids), np.stack(soft)
     assert sure[inside].mean() > 0.8 and sure[~inside].mean() < 0.1
 

@@ -2,12 +2,18 @@
 
 import numpy as np
 import pytest
+from conftest import tiny_tokenizer
 from test_decoding import SHAPES, ask, bias, texts
 from tiny_backbones import FAMILIES, tiny
 
+from llava.data.prompt import find_prompt
 from llava.model.checkpoint import Checkpoint
 from llava.model.decoding.engine import Decoder
+from llava.model.decoding.hints import hints_for
 from llava.model.decoding.language import Language
+from llava.model.mask_text import mask_text
+from llava.model.new_tokens import add_brick_tokens
+from llava.settings import SegmentationSettings
 from llava.types import Query
 
 pytest.importorskip("llguidance")
@@ -20,6 +26,7 @@ class Guesser:
         """Note answers."""
         self.truth = {}
         self.first = []
+        self.leads = set()
         write = Decoder.write
 
         def noted(decoder, asked, images):
@@ -38,6 +45,7 @@ class Guesser:
             guess = self.truth[hints.labels][len(written) :][:count]
             if not written:
                 self.first.append(len(guess))
+                self.leads.add(hints.lead)
             return [*guess, *rng.choice(words, 3).tolist()] if rng.random() < 0.7 else guess
 
         monkeypatch.setattr(Language, "draft", draft)
@@ -65,5 +73,26 @@ def test_right_and_wrong_guesses_behind_prompts_and_answers_leave_the_text_alone
     assert [one.stats["tokens"] for one in fast] == [one.stats["tokens"] for one in slow]
     # Also the pass of the prompts has guesses, of different lengths.
     assert guesser.first == [0, 3, 6]
+    assert guesser.leads == {find_prompt(settings.prompt).before_answer}
     for one in fast:
         assert 3 < one.stats["accepted"] < one.stats["drafted"]
+
+
+@pytest.mark.parametrize(
+    ("codec", "mask"), [("rrle", "<seg>others *4\n"), ("bricks", "<ref>red square</ref>")]
+)
+@pytest.mark.parametrize("prompt", ["llava_v1", "onevision"])
+def test_the_first_guess_has_the_tokens_of_an_answer_behind_its_prompt(prompt, codec, mask):
+    tokenizer, template = tiny_tokenizer(), find_prompt(prompt)
+    if codec == "bricks":
+        add_brick_tokens(tokenizer)
+    settings = SegmentationSettings(codec=codec, grid_hw=(4, 4), prompt=prompt)
+    language = mask_text(settings).language(tokenizer, len(tokenizer), ends=[tokenizer.eos_token_id])
+    answer = f"Sure, here is the segmentation mask for 'red square':\n{mask}"
+    asked, whole = (
+        tokenizer(text, add_special_tokens=False).input_ids
+        for text in (template.assistant, f"{template.assistant}{template.before_answer}{answer}")
+    )
+    hints = hints_for("red square", (4, 4), lead=template.before_answer)
+    expected = whole[len(asked) :]
+    assert language.draft([], b"", hints, rows=1)[: len(expected)] == expected

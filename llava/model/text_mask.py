@@ -146,7 +146,7 @@ class TextMaskSegmenter:
                 Asked(
                     prompt,
                     list(inputs).index(name),
-                    hints_for(target, settings.grid_hw),
+                    hints_for(target, settings.grid_hw, lead=find_prompt(settings.prompt).before_answer),
                     partial(self._tell_row, self._on_row, number) if self._on_row else None,
                 )
                 for number, (prompt, name, target) in enumerate(zip(prompts, shown, targets, strict=True))

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from llava.codec import clean_label, encode, mask_answer, rle_to_grid
 from llava.codec.boxwise import block_of, box_answer, write_block
 from llava.constants import BACKGROUND
+from llava.data.prompt import find_prompt
 from llava.data.questions import ANSWER_PARTIAL, EVAL_QUESTION, fill, normalise_expression
 from llava.data.readers.refer import parse_spec, read_refer
 from llava.data.rle import decode_rle
@@ -146,14 +147,19 @@ class Answers:
         self.grid_hw = (side, side)
         self.end = int(tokenizer.eos_token_id)
         self.settings = SegmentationSettings(codec=codec, grid_hw=self.grid_hw)
+        self.prompt = find_prompt(self.settings.prompt)
         if codec == BRICKS:
             add_brick_tokens(tokenizer)
         self.language = mask_text(self.settings).language(tokenizer, len(tokenizer), ends=[self.end])
 
     def ids(self, text: str) -> list[int]:
-        """Tokens of a text with its end."""
-        found: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        return [*found, self.end]
+        """Tokens of an answer as it stands behind a prompt, with its end."""
+        asked = self.prompt.assistant
+        before, whole = (
+            self.tokenizer(one, add_special_tokens=False, verbose=False).input_ids
+            for one in (asked, f"{asked}{self.prompt.before_answer}{text}")
+        )
+        return [*whole[len(before) :], self.end]
 
     def passes(self, sample: Sample, template: str, *, whole: bool) -> tuple[dict[str, int], int]:
         """Passes of each way for one answer, and the number of drafted tokens.
@@ -165,7 +171,8 @@ class Answers:
         """
         name = normalise_expression(sample.expression)
         names, grid = (BACKGROUND, clean_label(name)), rle_to_grid(sample.mask, self.grid_hw).astype(np.int64)
-        sentence, hints = fill(template, name), hints_for(name, self.grid_hw)
+        sentence, lead = fill(template, name), self.prompt.before_answer
+        hints = hints_for(name, self.grid_hw, lead=lead)
         full = mask_answer(sentence, encode(grid, names, codec="full"))
         if self.settings.codec == BRICKS:
             block = block_of(name, decode_rle(sample.mask), self.grid_hw)
@@ -175,7 +182,7 @@ class Answers:
             answer = mask_answer(sentence, encode(grid, names))
         if not whole:
             full, answer = (text.removeprefix(f"{sentence}\n") for text in (full, answer))
-            hints = Hints(self.grid_hw, names[1:], ("",))
+            hints = Hints(self.grid_hw, names[1:], ("",), lead)
         truth = self.ids(answer)
         prompt = self.ids(fill(EVAL_QUESTION, name))[:-1]
         fast = replay(self.language, hints, truth, "fast")

@@ -109,6 +109,8 @@ class BrickLanguage(MaskLanguage):
             if guess is None:
                 return []
             sentence, label = guess
+            if sentence and not text:
+                sentence = hints.lead + sentence
             before = self.tokens_behind(written, sentence) if sentence else []
             return before + self._head(label)
         block = list(written[opened:])

@@ -27,8 +27,8 @@ PROMPT_ROWS = 16
 FIRST_ROWS, MOST_ROWS = 4, 8
 """Rows of the first guess behind the prompt, and of the longest: more would cost more than a pass saves.
 
-In answers about 117 real masks on 16x16 cells with the tokenizer of Llama 2, two rows at first take 11.7
-passes, four 10.7, whole masks 10.1, and put in 2.5, 3.3 and 6.5 guessed tokens for each one written
+In answers about 117 real masks on 16x16 cells with the tokenizer of Llama 2, two rows at first take 11.5
+passes, four 10.5, whole masks 10.0, and put in 2.4, 3.2 and 6.5 guessed tokens for each one written
 (scripts/bench/replay.py).
 """
 
@@ -51,11 +51,13 @@ class Hints:
         grid_hw: rows and columns of the mask.
         labels: what the mask may call its region, the most probable name first.
         sentences: sentences that may stand before the mask, line break included.
+        lead: what the model writes between the prompt and the answer.
     """
 
     grid_hw: tuple[int, int]
     labels: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
+    lead: str = ""
 
 
 def draft(text: str, hints: Hints, *, rows: int = 1) -> str:

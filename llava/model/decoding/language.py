@@ -76,6 +76,8 @@ class Language(MaskLanguage):
         if not self.by_rows:
             return []
         guess = draft(text.decode(errors="replace").lstrip(" "), hints, rows=rows)
+        if guess and not text:
+            guess = hints.lead + guess
         more = f" {BACKGROUND}" if guess.endswith("\n") else ""
         return self.tokens_behind(written, guess, more=more) if guess else []
 
