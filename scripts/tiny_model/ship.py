@@ -1,6 +1,7 @@
-"""Put the trained tiny models where the repository ships them, with their measured scores.
+"""Put a trained tiny model where the repository ships it, with its measured scores.
 
-    python scripts/tiny_model/ship.py --results runs/tiny/val/results.json
+    python scripts/tiny_model/ship.py runs/tiny/sam tiny-sam-refshapes
+    python scripts/tiny_model/ship.py runs/tiny/llava tiny-llava-refshapes --results results.json
 
 Copies weights and configs to playground/checkpoints and writes the scores of the results file, with the
 command that measured them, into `segmentation.json`.
@@ -21,7 +22,7 @@ LEFT_BEHIND = {"resume.pt", "head.pt"}
 MEASURED_WITH = (
     "python playground/data/create_refshapes.py --train 0 && "
     "LIMIT=150 SAM_PATH=playground/checkpoints/tiny-sam-refshapes bash scripts/v1_5/eval/refer_seg.sh "
-    "playground/checkpoints/tiny-llava-refshapes 'refshapes|val' 'grefshapes|val'"
+    "playground/checkpoints/{name} 'refshapes|val' 'grefshapes|val'"
 )
 
 
@@ -34,22 +35,21 @@ def copy_model(source: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Copy both models and record the scores."""
+    """Copy the model and record its scores."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--llava", type=Path, default=Path("runs/tiny/llava"), help="trained LLaVA")
-    parser.add_argument("--sam", type=Path, default=Path("runs/tiny/sam"), help="trained SAM")
+    parser.add_argument("model", type=Path, help="folder of the trained model")
+    parser.add_argument("name", help="folder below playground/checkpoints")
     parser.add_argument("--results", type=Path, help="results.json of refer_seg.sh; none: no scores")
     args = parser.parse_args()
-    copy_model(args.llava, CHECKPOINTS / "tiny-llava-refshapes")
-    copy_model(args.sam, CHECKPOINTS / "tiny-sam-refshapes")
+    copy_model(args.model, CHECKPOINTS / args.name)
     if args.results:
         results = json.loads(args.results.read_text(encoding="utf-8"))
-        told = {"measured_with": MEASURED_WITH, "definition": results["definition"]}
+        told = {"measured_with": MEASURED_WITH.format(name=args.name), "definition": results["definition"]}
         told |= {split: content["scores"] for split, content in results["splits"].items()}
-        settings = SegmentationSettings.load(args.llava)
-        dataclasses.replace(settings, scores=told).save(CHECKPOINTS / "tiny-llava-refshapes")
+        settings = SegmentationSettings.load(args.model)
+        dataclasses.replace(settings, scores=told).save(CHECKPOINTS / args.name)
 
 
 if __name__ == "__main__":
