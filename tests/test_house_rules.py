@@ -155,7 +155,9 @@ def test_every_file_that_readme_runs_exists():
             assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
 
 
-@pytest.mark.parametrize("name", ["tiny-llava-refshapes", "tiny-sam-refshapes"])
+@pytest.mark.parametrize(
+    "name", ["tiny-llava-refshapes", "tiny-llava-refshapes-bricks", "tiny-sam-refshapes"]
+)
 def test_links_in_readme_point_to_shipped_models(name):
     assert name in (ROOT / "README.md").read_text(encoding="utf-8")
     assert (ROOT / "playground" / "checkpoints" / name / "README.md").is_file()
