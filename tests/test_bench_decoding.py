@@ -168,6 +168,20 @@ def test_every_way_writes_the_script_in_its_number_of_passes(tmp_path, samples):
     assert len(decoding.table(list(rows.values())).splitlines()) == 2 + len(found)
 
 
+@pytest.mark.parametrize("way", ["full", "plain", "constrained", "fast"])
+def test_each_way_follows_a_new_script_behind_a_prompt_of_another_length(tmp_path, samples, way):
+    checkpoint, script = scripted_checkpoint(tmp_path)
+    found = decoding.measure(
+        {way: decoding.segmenters(checkpoint, with_full=True)[way]},
+        samples,
+        prepare=decoding.follow(script, checkpoint),
+    )
+    assert [len(text) for text in found[way].texts] != 2 * [len(found[way].texts[0])]
+    for text, sample in zip(found[way].texts, samples, strict=True):
+        assert sample.expression in text and text.endswith("</seg>")
+    assert found[way].faulty == [False, False]
+
+
 def test_time_is_compared_answer_by_answer():
     slow, quick = (
         decoding.Measured(texts=["a"] * 3, faulty=[False] * 3, seconds=seconds, passes=3)

@@ -107,7 +107,8 @@ def random_llava(
 class Script:
     """Makes a model write one answer at a time.
 
-    Places are counted by the length of the cache, from which rejected guesses are cut off.
+    Places are counted by the length of the cache, from which rejected guesses are cut off. A pass that fills
+    the whole cache reads a prompt, perhaps with a guess behind, whose scores alone are asked for.
 
     Args:
         model: gets a hook that replaces its scores.
@@ -127,7 +128,7 @@ class Script:
         scores, length = output.logits, output.past_key_values.get_seq_length()
         if len(scores) != 1:
             raise ValueError(f"{len(scores)} answers in a pass; a script is for one, ask with --batch 1")
-        if given.get("pixel_values") is not None:
+        if given["input_ids"].shape[1] == length:
             self._prompt = length - scores.shape[1] + 1
         places = range(length - scores.shape[1] + 1 - self._prompt, length + 1 - self._prompt)
         wanted = [self._answer[min(place, len(self._answer) - 1)] for place in places]
