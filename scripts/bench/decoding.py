@@ -3,7 +3,7 @@
     python scripts/bench/decoding.py playground/data/refer_seg --split refshapes/val \
         --model-path playground/checkpoints/tiny-llava-refshapes --limit 40
     python scripts/bench/decoding.py playground/data/refer_seg --split refcoco/val \
-        --scripted 7b --tokenizer lmsys/vicuna-7b-v1.5 --grid 16 --limit 40     # that size, no weights
+        --scripted 7b --tokenizer checkpoints/vicuna-7b-v1.5 --grid 16 --limit 40     # that size, no weights
 
 Several --model-path make one table. With --scripted the model computes with random weights and writes the
 true answers (see scripted.py); "full" then writes one label for each cell, which no trained model knows.

@@ -1,7 +1,7 @@
 """Time of a pass over several tokens against a pass over one: what a guess costs.
 
-    python scripts/bench/pass_time.py --size 7b --tokenizer lmsys/vicuna-7b-v1.5        # on a GPU
-    python scripts/bench/pass_time.py --size small --tokenizer lmsys/vicuna-7b-v1.5     # on a CPU
+    python scripts/bench/pass_time.py --size 7b --tokenizer checkpoints/vicuna-7b-v1.5        # on a GPU
+    python scripts/bench/pass_time.py --size small --tokenizer checkpoints/vicuna-7b-v1.5     # on a CPU
 
 A pass over one token reads all weights and computes little. A pass over some tokens reads them once as well,
 so a guess pays as long as its pass costs less than the passes that it saves. Weights are random (see

@@ -1,9 +1,9 @@
 """Passes through the model that an answer takes in each way of decoding, without a model.
 
     python scripts/bench/replay.py playground/data/refer_seg --split refcoco/val --split refcocog/val \
-        --tokenizer lmsys/vicuna-7b-v1.5 --grids 16 24 32
+        --tokenizer checkpoints/vicuna-7b-v1.5 --grids 16 24 32
     python scripts/bench/replay.py playground/data/refer_seg --split refcoco/val --codec bricks \
-        --tokenizer lmsys/vicuna-7b-v1.5 --grids 32 64
+        --tokenizer checkpoints/vicuna-7b-v1.5 --grids 32 64
 
 True answers are written again token by token, by the very code that decodes (`llava.model.decoding.writing`):
 the "model" is one that always wants the next true token. So the counts are those of a model that writes these
