@@ -45,14 +45,19 @@ def record(number, with_image=True):
     return {"id": f"r{number}", **image, "conversations": turns}
 
 
+def with_images(folder, picture, record):
+    """The folder, with eight images and the records about them in `train.json`."""
+    (folder / "images").mkdir()
+    for number in range(8):
+        picture(30, 20, seed=number).save(folder / "images" / f"{number}.png")
+    write_records(folder / "train.json", [record(number) for number in range(8)])
+    return folder
+
+
 @pytest.fixture
 def data(tmp_path, picture):
     """Folder with eight images and `train.json`."""
-    (tmp_path / "images").mkdir()
-    for number in range(8):
-        picture(30, 20, seed=number).save(tmp_path / "images" / f"{number}.png")
-    write_records(tmp_path / "train.json", [record(number) for number in range(8)])
-    return tmp_path
+    return with_images(tmp_path, picture, record)
 
 
 def command(base, data, output, *more):

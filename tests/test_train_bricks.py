@@ -17,12 +17,11 @@ from shell_commands import commands_of, programs_of, training_problems
 from test_backbones import saved
 from test_engines import TORCHRUN, assert_same_run, flags
 from test_engines import run as run_processes
-from test_train import assert_identical, command, kill_at
+from test_train import assert_identical, command, kill_at, with_images
 
 from llava.codec.boxwise import block_of, box_answer, write_block
 from llava.constants import BRICK_TOKENS
 from llava.data.record_form import form_for
-from llava.data.records import write_records
 from llava.model.checkpoint import load_checkpoint, merge
 from llava.model.new_tokens import brick_token_ids
 from llava.model.text_mask import TextMaskSegmenter
@@ -54,11 +53,7 @@ def record(number):
 @pytest.fixture
 def data(tmp_path, picture):
     """Folder with eight images and `train.json`, masks in bricks of a 6x6 inside."""
-    (tmp_path / "images").mkdir()
-    for number in range(8):
-        picture(30, 20, seed=number).save(tmp_path / "images" / f"{number}.png")
-    write_records(tmp_path / "train.json", [record(number) for number in range(8)])
-    return tmp_path
+    return with_images(tmp_path, picture, record)
 
 
 def plan_of(base, data, *more):
