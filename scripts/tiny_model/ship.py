@@ -43,6 +43,10 @@ def main() -> None:
     parser.add_argument("name", help="folder below playground/checkpoints")
     parser.add_argument("--results", type=Path, help="results.json of refer_seg.sh; none: no scores")
     args = parser.parse_args()
+    if not (args.model / "config.json").is_file():
+        parser.error(
+            f"{args.model} holds no trained model (no config.json); scripts/tiny_model/train.sh makes them"
+        )
     copy_model(args.model, CHECKPOINTS / args.name)
     if args.results:
         results = json.loads(args.results.read_text(encoding="utf-8"))
