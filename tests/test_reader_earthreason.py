@@ -56,8 +56,9 @@ def test_any_value_but_zero_is_target_in_every_kind_of_png(tmp_path):
     colours = np.stack([MASK // 255, MASK * 0, MASK * 0, MASK * 0 + 255], axis=2)
     for name, mask in (("a", MASK // 255), ("b", colours), ("c", MASK.astype(np.uint16)), ("d", MASK > 0)):
         write(tmp_path, name, mask=mask)
+    write(tmp_path, "e", mask=np.stack([MASK, MASK * 0 + 255], axis=2))
     samples = read(tmp_path)
-    assert len(samples) == 4
+    assert len(samples) == 5
     assert all(np.array_equal(decode_rle(sample.mask), MASK > 0) for sample in samples)
 
 
@@ -86,7 +87,14 @@ def test_files_of_other_names_are_paired_by_order_and_noted(tmp_path):
     assert dict(problems.counts) == {"files paired by order, as their names differ": 1}
 
 
+def test_one_sentence_may_stand_in_the_place_of_a_list(tmp_path):
+    words = {"questions": "Where do ships land?", "answer": "At the pier."}
+    (sample,) = read(write(tmp_path, "7", words=words))
+    assert (sample.question, sample.answer) == (words["questions"], words["answer"])
+
+
 WRONG = {
+    "words that are no list": {"words": {"questions": [{"q": "a?"}], "answer": ["x"]}},
     "no target or a target": {"words": {"questions": ["a?"], "answer": []}},
     "no question": {"words": {"questions": [" "], "answer": ["x"]}},
     "record without its fields": {"words": {"questions": ["a?"]}},

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +189,28 @@ def test_a_wrong_row_is_named_or_left_out_and_counted(tmp_path, kind):
     problems = Problems("skip")
     assert len(read(root, problems=problems)) == 5
     assert {name: n for name, n in problems.counts.items() if "no row names" not in name} == {kind: 1}
+
+
+def test_a_mask_with_a_garbled_middle_is_damaged(tmp_path):
+    root = write(tmp_path, [row("a.jpg", "the cup", "left.png"), ROWS[4]])
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600), dtype=np.uint8)
+    save(root / "masks/left.png", noise)
+    content = bytearray((root / "masks/left.png").read_bytes())
+    second = content.find(b"IDAT", content.find(b"IDAT") + 4)
+    content[second : second + 4] = b"\0\1\2\3"
+    (root / "masks/left.png").write_bytes(content)
+    problems = Problems("skip")
+    assert [sample.expression for sample in read(root, problems=problems)] == ["the right one"]
+    assert problems.counts["damaged mask"] == 1
+
+
+def test_an_image_with_more_pixels_than_can_be_read_is_named(tmp_path):
+    root = write(tmp_path, [row("huge.png", "the cup", "left.png")])
+    kind = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    header = struct.pack(">I", 13) + kind + struct.pack(">I", zlib.crc32(kind))
+    (root / "images/huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", 0) + b"IDAT")
+    with pytest.raises(ValueError, match=r"line 2: .*huge\.png is too large .*; cut it into tiles"):
+        read(root)
 
 
 CONTRADICTIONS = {

@@ -165,7 +165,7 @@ def entry(code, mask, parts):
     return code, 0, mask.astype(np.uint8), listed if parts else np.empty((0, 0))
 
 
-def write_mat(root, stem, objects, *, split="train"):
+def write_mat(root, stem, objects, *, split="train", **saving):
     folder, voc = root / "pascal_part/Annotations_Part", root / "VOCdevkit/VOC2010"
     for each in (folder, voc / "JPEGImages", voc / "ImageSets/Main"):
         each.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def write_mat(root, stem, objects, *, split="train"):
     listed = np.empty(len(objects), dtype=fields)
     for place, one in enumerate(objects):
         listed[place] = one
-    savemat(folder / f"{stem}.mat", {"anno": {"imname": stem, "objects": listed}})
+    savemat(folder / f"{stem}.mat", {"anno": {"imname": stem, "objects": listed}}, **saving)
     Image.new("RGB", (30, 20)).save(voc / f"JPEGImages/{stem}.jpg")
     with (voc / f"ImageSets/Main/{split}.txt").open("a") as listing:
         listing.write(f"{stem}\n")
@@ -222,6 +222,20 @@ def test_matlab_files_that_cannot_be_used_are_named_or_counted(tmp_path):
         "missing annotation": 1,
         "image of another size": 1,
     }
+
+
+def test_a_compressed_matlab_file_with_a_garbled_byte_is_counted_wherever_it_stands(tmp_path):
+    write_mat(tmp_path, "2008_000001", [DOG], do_compression=True)
+    path = tmp_path / "pascal_part/Annotations_Part/2008_000001.mat"
+    assert len(read(PASCAL, tmp_path)) == 3
+    content = path.read_bytes()
+    causes = []
+    for place in range(140, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        problems = Problems("skip")
+        read(PASCAL, tmp_path, problems)
+        causes.append(str(problems))
+    assert sum("while decompressing data" in cause for cause in causes) > 3
 
 
 def test_masks_of_several_sizes_in_one_file_are_refused(tmp_path):

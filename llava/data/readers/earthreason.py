@@ -6,7 +6,7 @@ target is not in the image.
 
 Known from SegEarth-R1's loaders: folders, keys, and that it pairs the three folders by sorted order. We pair
 by file stem where the stems agree, which a missing file cannot shift, and by order only where no stem is in
-all three folders. Assumed: `answer` may be one sentence instead of a list.
+all three folders. Assumed: `questions` and `answer` may be one sentence instead of a list.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from llava.data.problems import Problems
 from llava.data.readers.info import DatasetInfo
 from llava.data.readers.lookup import (
     PROGRESS_FROM,
+    UNREADABLE,
     Pictures,
     check_split,
     find_path,
@@ -128,25 +129,37 @@ def _words(path: Path, problems: Problems) -> tuple[list[str], list[str]] | None
         return None
     if not has_keys(record, frozenset({"questions", "answer"}), problems, str(path)):
         return None
-    answer = record["answer"]
-    answers = [answer] if isinstance(answer, str) else list(answer or ())
-    questions = [str(question).strip() for question in record["questions"] if str(question).strip()]
+    questions, answers = _texts(record["questions"]), _texts(record["answer"])
+    if questions is None or answers is None:
+        given = f"questions {str(record['questions'])[:40]!r} and answer {str(record['answer'])[:40]!r}"
+        problems.report("words that are no list", str(path), f"{given}, needed lists of sentences")
+        return None
     if not questions:
         problems.report("no question", str(path), "questions has no sentence")
         return None
-    return questions, [str(text).strip() for text in answers if str(text).strip()]
+    return questions, answers
+
+
+def _texts(value: object) -> list[str] | None:
+    """Sentences of a list, or the one that stands in its place, without empty ones; None for other things."""
+    listed = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
+        return None
+    return [text.strip() for text in listed if text.strip()]
 
 
 def _read_label(path: Path, problems: Problems) -> BoolArray | None:
-    """Target pixels of a label image, bool (H, W); None after a report."""
+    """Target pixels of a label image, bool (H, W), whatever its transparency; None after a report."""
     try:
         with Image.open(path) as picture:
             values = np.asarray(picture)
-    except (UnidentifiedImageError, OSError) as error:
+    except UNREADABLE as error:
         problems.report("damaged label", str(path), f"not a readable image ({error})")
         return None
-    colours = values[..., :3].any(axis=2) if values.ndim == 3 else values != 0
-    return np.asarray(colours, dtype=bool)
+    if values.ndim == 3:
+        colours = values.shape[2] - (values.shape[2] in (2, 4))
+        values = values[..., :colours].any(axis=2)
+    return np.asarray(values != 0, dtype=bool)
 
 
 INFOS: tuple[DatasetInfo, ...] = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from llava.data.problems import Problems
@@ -18,6 +18,7 @@ from llava.data.readers.lookup import (
     DOWNLOAD_AGAIN,
     HELP,
     PROGRESS_FROM,
+    UNREADABLE,
     Pictures,
     check_split,
     find_path,
@@ -229,7 +230,7 @@ def read_pixels(
     try:
         with Image.open(path) as picture:
             mode, pixels = picture.mode, np.asarray(picture)
-    except (UnidentifiedImageError, OSError) as error:
+    except UNREADABLE as error:
         problems.report(f"damaged {noun}", str(path), f"cannot be read ({error}); {DOWNLOAD_AGAIN}")
         return None
     if mode not in modes:

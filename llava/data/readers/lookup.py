@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from llava.data.problems import Problems
 
 HELP = 'see "Datasets" in README, or run python scripts/check_data.py'
 DOWNLOAD_AGAIN = "it is cut or damaged, download it again"
+
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises on a file that is no image, is cut or garbled, or has more pixels than Pillow reads."""
 
 PROGRESS_FROM = 500
 """Records from which on a reader shows a progress bar."""
@@ -95,12 +98,14 @@ def header_size(path: Path) -> tuple[int, int]:
     """Height and width in pixels from the file's header; no pixel is decoded.
 
     Raises:
-        ValueError: the file is no image.
+        ValueError: the file is no image, or has more pixels than Pillow reads.
     """
     try:
         with Image.open(path) as picture:
             return picture.height, picture.width
-    except (UnidentifiedImageError, OSError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large ({error}); cut it into tiles, and its mask alike") from error
+    except UNREADABLE as error:
         raise ValueError(f"{path} is not a readable image ({error}); {DOWNLOAD_AGAIN}") from error
 
 

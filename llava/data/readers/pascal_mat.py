@@ -13,6 +13,7 @@ The codes are known from listings of the real files; the layout of the files fro
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,18 @@ _CODES = {
     "leftmirror": "mirror",
     "rightmirror": "mirror",
 }
+_DAMAGE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    NotImplementedError,
+    MatReadError,
+    zlib.error,
+)
+"""What scipy raises on a cut or garbled file, and what comes of one that holds other things."""
+
 _NUMBER = re.compile(r"_\d+$")
 _SIDED = re.compile(r"[lr][fb]?[lu]?(leg|arm|hand|foot|pa|ear|eye|wing|horn)")
 """Side, front or back, lower or upper, and the part."""
@@ -102,7 +115,7 @@ def _masks(path: Path, problems: Problems) -> dict[str, Rle]:
     try:
         content = loadmat(path)
         found = list(_entries(content))
-    except (OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedError, MatReadError) as error:
+    except _DAMAGE as error:
         cause = f"{type(error).__name__}: {error}"
         problems.report("damaged annotation", str(path), f"cannot be read ({cause}); {DOWNLOAD_AGAIN}")
         return {}
