@@ -149,6 +149,34 @@ def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
     assert (load_image(tmp_path / "x.png").mode, load_image(tmp_path / "x.png").size) == ("RGB", (5, 4))
 
 
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+def test_grey_of_16_bits_keeps_its_shades(tmp_path, name):
+    shades = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(shades).save(tmp_path / name)
+    assert pixels_of(load_image(tmp_path / name)) == [0, 0, 127, 255]
+    assert pixels_of(load_image(tmp_path / name, turn_upright=True)) == [0, 0, 127, 255]
+
+
+@pytest.mark.parametrize(("values", "shades"), [([0, 7, 255], [0, 7, 255]), ([0, 257, 65535], [0, 1, 255])])
+def test_grey_of_32_bits_has_the_range_that_its_values_fill(tmp_path, values, shades):
+    Image.fromarray(np.array([values], dtype=np.int32)).save(tmp_path / "x.tif")
+    assert pixels_of(load_image(tmp_path / "x.tif")) == shades
+
+
+@pytest.mark.parametrize("values", [np.float32([[0.5]]), np.int32([[65536]]), np.int32([[-1]])])
+def test_numbers_that_are_no_colours_are_refused(tmp_path, values):
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match=r"x\.tif has pixels of mode '[FI]', which name no white; save it with"):
+        load_image(tmp_path / "x.tif")
+
+
+def pixels_of(image):
+    """First row of an image that is grey in all three colours."""
+    row = np.array(image)[0]
+    assert (row == row[:, :1]).all()
+    return row[:, 0].tolist()
+
+
 def test_a_file_that_is_no_image_is_told(tmp_path):
     (tmp_path / "x.jpg").write_text("<html>not found</html>")
     with pytest.raises(ValueError, match=r"x\.jpg is not an image that Pillow can read"):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+LARGEST_BYTE, LARGEST_16_BITS = 255, 65535
 
 
 def load_image(path: Path, *, turn_upright: bool = False) -> Image.Image:
@@ -17,7 +20,7 @@ def load_image(path: Path, *, turn_upright: bool = False) -> Image.Image:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no image, or is cut off.
+        ValueError: the file is no image, is cut off, or holds numbers that are no colours.
     """
     path = Path(path)
     if not path.is_file():
@@ -25,13 +28,37 @@ def load_image(path: Path, *, turn_upright: bool = False) -> Image.Image:
     try:
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image) if turn_upright else image
-            return upright.convert("RGB")
+            return to_rgb(upright, path)
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{path} is not an image that Pillow can read; give a PNG, JPEG or WebP file"
         ) from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is damaged or cut off ({error}); fetch the file again") from error
+
+
+def to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """RGB image of any mode; grey of 16 bits is scaled to 8, where Pillow alone would make it white.
+
+    Args:
+        image: as opened.
+        path: its file, for messages.
+
+    Raises:
+        ValueError: the pixels are floating-point numbers, or whole ones beyond 16 bits: nothing says which of
+            them is white.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image.convert("RGB")
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > LARGEST_16_BITS:
+        raise ValueError(
+            f"{path} has pixels of mode {image.mode!r}, which name no white; save it with 8 or 16 bits a channel"
+        )
+    if image.mode == "I" and values.max() <= LARGEST_BYTE:
+        return image.convert("RGB")
+    grey = values.astype(np.uint32) * LARGEST_BYTE // LARGEST_16_BITS
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
 def short_path(path: Path, root: str) -> str:
