@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from llava.data.annotated import collect
+from llava.data.draw import DrawSettings, draw_record, generator
 from llava.data.problems import Problems
 from llava.data.readers import DATASETS, read_dataset
 from llava.data.rle import decode_rle
@@ -136,6 +137,41 @@ def test_a_row_may_bring_its_own_question_and_answer(tmp_path):
     assert second.no_target and second.question == "Where is rust?"
 
 
+def test_the_answer_of_a_row_stands_before_its_mask_with_and_without_a_question(tmp_path):
+    rows = [
+        row("a.jpg", "leak", "left.png", question="Where does it leak?", answer="At the seal."),
+        row("a.jpg", "the cup", "left.png", answer="The cup is left."),
+        row("a.jpg", "a cup", "left.png"),
+    ]
+    root = write(tmp_path, rows)
+    (image,) = collect(read(root), DATASETS["own"], root)
+    assert [(target.names, target.answer) for target in image.targets] == [
+        (("leak",), "At the seal."),
+        (("the cup",), "The cup is left."),
+        (("a cup",), ""),
+    ]
+    for anchor, begins in ((0, "At the seal.\n<seg>"), (1, "The cup is left.\n<seg>")):
+        record = draw_record(image, anchor, DrawSettings((6, 8), rounds=1), rng=generator(0, 0, anchor))
+        assert record["conversations"][1]["value"].startswith(begins)
+
+
+def test_other_ends_of_line_inside_a_sentence_are_no_new_row(tmp_path):
+    odd = "the cup\u2028on the\x85left"
+    for table in ("sentences.csv", "sentences.jsonl"):
+        root = write(tmp_path / table, [], table)
+        text = f"image,sentence,mask\r\na.jpg,{odd},left.png\r\n"
+        if table == "sentences.jsonl":
+            text = json.dumps(row("a.jpg", odd, "left.png"), ensure_ascii=False) + "\n"
+        (root / table).write_bytes(text.encode())
+        assert [sample.expression for sample in read(root)] == ["the cup on the left"]
+
+
+def test_one_image_under_two_spellings_of_its_path_is_one_image(tmp_path):
+    rows = [row("./c.jpg", "the cup", "./left.png"), row("c.jpg", "the cup", "left.png", split="val")]
+    with pytest.raises(ValueError, match=r"c\.jpg is also in split val"):
+        read(write(tmp_path, rows))
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "I;16"])
 def test_every_one_channel_mask_reads_the_same(tmp_path, mode):
     root = write(tmp_path, [row("a.jpg", "the cup", "m.png")])
@@ -166,6 +202,7 @@ WRONG = {
     "damaged mask": row("a.jpg", "the cup", "text.png"),
     "mask of several values": row("a.jpg", "the cup", "all.png"),
     "mask without a pixel": row("a.jpg", "the cup", "all.png", value="3"),
+    "image of more than 8 bits": row("deep16.png", "the cup", "left.png"),
     "image that is to be turned": row("turned.jpg", "the cup", "left.png"),
     "image of training and test": row("c.jpg", "the cup", "left.png"),
 }
@@ -175,6 +212,7 @@ def with_wrong_files(root):
     save(root / "masks/small.png", pixels_of((255, LEFT))[:20])
     save(root / "masks/colour.png", pixels_of((255, LEFT)), "RGB")
     (root / "masks/text.png").write_text("no image")
+    save(root / "images/deep16.png", pixels_of((255, LEFT)).astype(np.uint16) * 16)
     turned = Image.Exif()
     turned[274] = 6
     save(root / "images/turned.jpg", np.zeros((*SIZE_WH[::-1], 3), dtype=np.uint8), exif=turned)
@@ -262,6 +300,7 @@ TABLES = {
     "image;sentence;mask\n": "no image, sentence, mask among 'image;sentence;mask'",
     "image,sentence,mask,spilt\n": "unknown column 'spilt', did you mean split?",
     'image,sentence,mask\na.jpg,"x,left.png\n': "line 2 is no CSV",
+    "image,sentence,mask,mask\n": "first line names mask twice; keep one column of each",
     "": "no image, sentence, mask among none",
 }
 

@@ -130,7 +130,7 @@ def _ask(view: View, indices: Sequence[int], rng: np.random.Generator) -> tuple[
     if not target.question:
         name = labelled[0][0]
         question = fill(pick(rng, wording.question_partial), name)
-        sentence = fill(pick(rng, wording.answer_partial), name)
+        sentence = view.said(target.answer) or fill(pick(rng, wording.answer_partial), name)
         return question, view.answer(sentence, labelled)
     absent = all(view.image.targets[index].mask is None for index in indices)
     template = pick(rng, wording.answer_reasoning_absent if absent else wording.answer_reasoning)

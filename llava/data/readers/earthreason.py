@@ -156,10 +156,11 @@ def _read_label(path: Path, problems: Problems) -> BoolArray | None:
     except UNREADABLE as error:
         problems.report("damaged label", str(path), f"not a readable image ({error})")
         return None
+    marked = values != 0
     if values.ndim == 3:
         colours = values.shape[2] - (values.shape[2] in (2, 4))
-        values = values[..., :colours].any(axis=2)
-    return np.asarray(values != 0, dtype=bool)
+        marked = marked[..., :colours].any(axis=2)
+    return np.asarray(marked, dtype=bool)
 
 
 INFOS: tuple[DatasetInfo, ...] = (

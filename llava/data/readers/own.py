@@ -16,7 +16,8 @@ Every row says what one sentence names in one image:
 - `question` may hold a whole question in place of the templates' ("Where does it leak?"); `sentence` is then
   the label that the mask is written with. `answer` may hold the words in front of the mask.
 - Rows of one image with the same sentence are one target: their masks are joined, each row and each number
-  of `value` is one object of it. Sentences of one image with the same mask are wordings of one target.
+  of `value` is one object of it. Sentences of one image with the same mask and answer are wordings of one
+  target.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ from llava.types import Rle, Sample
 NAME = "own"
 
 _MASK_MODES = ("1", *MAP_MODES)
+_DEEP_MODES = ("I", "F")
+"""How Pillow's modes of more than eight bits begin; turned into colours they are white almost everywhere."""
+
 _EXIF_ORIENTATION = 274
 """Number of the EXIF field that asks viewers to turn the picture; 1 and no field mean upright."""
 
@@ -91,7 +95,7 @@ def read_own(root: Path, split: str, problems: Problems) -> Iterator[Sample]:
     for number, (image, about) in enumerate(progress):
         own = _rows_of_split(about, split, problems)
         picture = pictures.check(image, None, problems=problems, place=own[0].place) if own else None
-        if picture is not None and _is_upright(picture[0], own[0].place, problems):
+        if picture is not None and _is_plain(picture[0], own[0].place, problems):
             yield from _samples(folder, own, (picture[0], number), size_hw=picture[1])
 
 
@@ -116,10 +120,14 @@ def _rows_of_split(rows: Sequence[Row], split: str, problems: Problems) -> list[
     return own
 
 
-def _is_upright(path: Path, place: str, problems: Problems) -> bool:
-    """Whether a picture lies in its file as it is seen; one that asks to be turned is reported."""
+def _is_plain(path: Path, place: str, problems: Problems) -> bool:
+    """Whether a picture has eight bits a channel and lies in its file as it is seen; others are reported."""
     with Image.open(path) as picture:
-        turn = picture.getexif().get(_EXIF_ORIENTATION, 1)
+        mode, turn = picture.mode, picture.getexif().get(_EXIF_ORIENTATION, 1)
+    if mode.startswith(_DEEP_MODES):
+        message = f"{path} has more than 8 bits a channel (mode {mode}); scale it to 0 to 255 and save it so"
+        problems.report("image of more than 8 bits", place, message)
+        return False
     if turn != 1:
         message = (
             f"{path} asks viewers to turn it (EXIF orientation {turn}), so masks may not fit; save it upright"
@@ -136,15 +144,16 @@ def _samples(
     asked: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         asked.setdefault((row.sentence.lower(), row.question), []).append(row)
-    targets: dict[str, int] = {}
-    wordings: dict[str, int] = {}
+    targets: dict[tuple[str, str], int] = {}
+    wordings: dict[tuple[str, str], int] = {}
     for number, same in enumerate(asked.values()):
         parts = _parts(folder, same, size_hw)
         if parts is None:
             continue
         objects = [mask for part in parts for mask in part]
         mask = merge_rles(objects, size_hw)
-        key = mask["counts"] if parts else f"absent {number}"
+        answer = next((row.answer for row in same if row.answer), "")
+        key = (mask["counts"] if parts else f"absent {number}", answer)
         targets.setdefault(key, len(targets))
         wordings[key] = wordings.get(key, -1) + 1
         yield Sample(
@@ -157,7 +166,7 @@ def _samples(
             no_target=not parts,
             boxes_xyxy=tuple(rle_box_xyxy(merge_rles(part, size_hw)) for part in parts),
             question=same[0].question,
-            answer=next((row.answer for row in same if row.answer), ""),
+            answer=answer,
             instances=tuple(objects) if len(objects) > 1 else (),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,9 +89,12 @@ def _entries(table: Path, problems: Problems) -> Iterator[tuple[str, dict[str, A
 
 def _csv_entries(table: Path, text: str, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of comma-parted text with a line of column names."""
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
+        twice = sorted({name for name in header if name in COLUMNS and header.count(name) > 1})
+        if twice:
+            raise ValueError(f"{table}: first line names {', '.join(twice)} twice; keep one column of each")
         _check_columns(f"{table}: first line", dict.fromkeys(header), set(), problems)
         for fields in reader:
             place = f"{table}: line {reader.line_num}"
@@ -111,7 +115,7 @@ def _json_entries(table: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]
     """Objects of a JSON list, or of lines."""
     try:
         if table.suffix == ".jsonl":
-            lines = text.splitlines()
+            lines = text.split("\n")
             entries = [(k, json.loads(line)) for k, line in enumerate(lines, start=1) if line.strip()]
         else:
             content = json.loads(text)
@@ -156,6 +160,7 @@ def _rows(place: str, entry: dict[str, Any], problems: Problems) -> Iterator[Row
         return
     words = {name: text.strip() for name, text in words.items()}
     words["split"] = words["split"] or SPLITS[0]
+    words |= {name: str(PurePosixPath(words[name])) for name in ("image", "mask") if words[name]}
     empty = [name for name in ("image", "mask") if not words[name]]
     empty += ["sentence"] * (not all(text.strip() for text in sentences))
     outside = [name for name in (words["image"], words["mask"]) if _leads_out(name)]
