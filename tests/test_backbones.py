@@ -20,6 +20,9 @@ from llava.types import Query
 
 QUICK = ("qwen2_vl", "internvl")
 TRAINED = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow, id=name) for name in FAMILIES]
+WEIGHED = [
+    pytest.param(name, marks=() if name == "qwen2_5_vl" else pytest.mark.slow, id=name) for name in FAMILIES
+]
 SHAPES = [(30, 20), (20, 33), (48, 16), (9, 9)]
 
 
@@ -62,27 +65,32 @@ def features_of(name, images):
     return model, ConversationDataset(RECORDS, images, processor=processor, settings=settings)
 
 
+def trained(base, images, output, **more):
+    """Trainer of a run over the records in `train.json` beside the base."""
+    flags = {"model_name_or_path": base, "data_path": base.parent / "train.json", "image_folder": images}
+    flags |= {"output_dir": output, "max_steps": 2, "lora_r": 4, "learning_rate": 1e-2, "use_cpu": True}
+    flags |= {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 1}
+    flags |= {"dataloader_num_workers": 0, "mm_projector_lr": 1e-3} | more
+    return train(prepare([word for flag, value in flags.items() for word in (f"--{flag}", str(value))]))
+
+
 @pytest.mark.parametrize("name", TRAINED)
 def test_two_steps_of_training_save_load_and_answer(name, images, tmp_path):
     base, output = saved(name, tmp_path / "base"), tmp_path / "run"
     write_records(tmp_path / "train.json", RECORDS)
-    flags = {"model_name_or_path": base, "data_path": tmp_path / "train.json", "image_folder": images}
-    flags |= {"output_dir": output, "max_steps": 2, "lora_r": 4, "learning_rate": 1e-2, "use_cpu": True}
-    flags |= {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 1}
-    flags |= {"dataloader_num_workers": 0, "mm_projector_lr": 1e-3}
-    trained = train(prepare([word for flag, value in flags.items() for word in (f"--{flag}", str(value))]))
+    model = trained(base, images, output).model
     checkpoint = load_checkpoint(output)
     dataset = ConversationDataset(
         RECORDS, images, processor=checkpoint.processor, settings=checkpoint.settings
     )
     batch = Collator(0)([dataset[index] for index in range(len(RECORDS))])
     with torch.no_grad():
-        expected, found = trained.model.eval()(**batch), checkpoint.model(**batch)
+        expected, found = model.eval()(**batch), checkpoint.model(**batch)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
     before = load_base(base).model.get_submodule(BACKBONES[name].projector).state_dict()
     after = read_weights(output / PROJECTOR_WEIGHTS)
     assert after.keys() == before.keys() and any(not torch.equal(after[key], before[key]) for key in before)
-    assert any(weight.abs().max() > 0 for key, weight in trained.model.named_parameters() if "lora_B" in key)
+    assert any(weight.abs().max() > 0 for key, weight in model.named_parameters() if "lora_B" in key)
 
     segmenter = TextMaskSegmenter(checkpoint, max_new_tokens=12)
     queries = [
@@ -94,6 +102,18 @@ def test_two_steps_of_training_save_load_and_answer(name, images, tmp_path):
     assert [prediction.masks.shape for prediction in together] == [
         (1 + number % 2, 1, SHAPES[number][1], SHAPES[number][0]) for number in range(3)
     ]
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_every_token_of_a_step_weighs_the_same_however_its_samples_lie_in_batches(name, images, tmp_path):
+    base = saved(name, tmp_path / "base")
+    write_records(tmp_path / "train.json", RECORDS)
+    losses = []
+    for batch, passes in ((5, 1), (1, 5)):
+        more = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": passes}
+        run = trained(base, images, tmp_path / f"by{batch}", **more, max_steps=1, lora_dropout=0)
+        losses += [(line["loss"], line["grad_norm"]) for line in run.state.log_history if "loss" in line]
+    assert len(losses) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def dataset_image(images, number):

@@ -139,6 +139,8 @@ class MaskTextTrainer(Trainer):
         options: dict[str, Any],
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=collator)
+        # Qwen2.5-VL says no, though its loss takes the count too: every token of a step weighs the same.
+        self.model_accepts_loss_kwargs = True
         self.processor = processor
         self.settings = settings
         self.lengths = lengths
@@ -281,8 +283,9 @@ class MaskTextTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             projector_of(trained).load_state_dict(load_file(Path(resume_from_checkpoint, PROJECTOR_WEIGHTS)))
         else:
-            # Names on disk differ from names in memory, so the weights take the way of from_pretrained.
-            saved = load_base(resume_from_checkpoint, dtype="auto").model
+            # Names on disk differ from names in memory, so the weights take the way of from_pretrained. The
+            # configuration names the dtype of the frozen ones; trained ones are float32 and stay exact so.
+            saved = load_base(resume_from_checkpoint, dtype=torch.float32).model
             trained.load_state_dict(saved.state_dict())
 
 
