@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import test_reader_dcube as dcube
+import test_reader_parts as parts
 from refer_folder import SIZE_HW, SQUARE, annotation, ref, write_dataset
 from test_reader_own import LEFT, RIGHT, pixels_of, row, save
 from test_reader_own import write as write_own
@@ -82,11 +84,41 @@ def test_rows_and_numbers_of_ones_own_table_are_objects(tmp_path):
     assert one.instances == ()
 
 
+def test_objects_that_fit_a_description_are_told_apart(tmp_path):
+    both, *others = read(dcube.write(tmp_path, dcube.tables()), "dcube|full")
+    assert [decode_rle(mask).tolist() for mask in both.instances] == [
+        dcube.rows(0, 5).tolist(),
+        dcube.rows(3, 8).tolist(),
+    ]
+    assert all(other.instances == () for other in others)
+
+
+def test_objects_and_parts_of_one_class_are_told_apart(tmp_path):
+    places = [(0, 0, 8, 8), (10, 0, 18, 8)]
+    mugs = [parts.annotation(10 + k, 1, parts.box(*place)) for k, place in enumerate(places)]
+    handles = [parts.annotation(12, 7, parts.box(2, 6, 5, 8)), parts.annotation(13, 7, [])]
+    mug, handle = read(parts.write_paco(tmp_path, [*mugs, *handles]), "paco_lvis|train")
+    assert [decode_rle(mask).tolist() for mask in mug.instances] == [
+        parts.box(*place).tolist() for place in places
+    ]
+    assert handle.instances == ()
+
+
+def test_legs_of_a_matlab_file_are_told_apart(tmp_path):
+    root = parts.write_mat(tmp_path, "2008_000008", [parts.DOG])
+    leg = next(each for each in read(root, "pascal_part|train") if each.expression == "leg")
+    assert [decode_rle(mask).tolist() for mask in leg.instances] == [
+        parts.box(10, 0, 16, 2).tolist(),
+        parts.box(10, 8, 16, 10).tolist(),
+    ]
+
+
 @pytest.mark.parametrize(
     ("write", "spec"),
     [
         (grefcoco, "grefcoco|val"),
         (lambda root: write_panoptic(root, [panoptic_annotation()]), "coco_panoptic|train"),
+        (lambda root: parts.write_mat(root, "2008_000008", [parts.DOG]), "pascal_part|train"),
     ],
 )
 def test_the_store_keeps_them_and_together_they_are_the_target(tmp_path, write, spec):

@@ -91,6 +91,7 @@ def read_dcube(root: Path, split: str, problems: Problems) -> Iterator[Sample]:
                 no_target=not masks,
                 boxes_xyxy=tuple(rle_box_xyxy(mask) for mask in masks),
                 group="absence" if sentence["is_negative"] else "presence",
+                instances=tuple(masks) if len(masks) > 1 else (),
             )
 
 

@@ -1,8 +1,8 @@
 """Parts of objects: PACO-LVIS and PASCAL-Part.
 
 Both come as a COCO file whose categories are objects ("mug") and parts of objects ("mug:handle"); one sample
-is all of one category in one image. PASCAL-Part is also read as its authors published it, one MATLAB file for
-each image (`llava.data.readers.pascal_mat`).
+is all of one category in one image, each annotation one of its instances. PASCAL-Part is also read as its
+authors published it, one MATLAB file for each image (`llava.data.readers.pascal_mat`).
 
 Known from the PACO page: keys, 75 objects and 456 parts, run-length masks, images named "train2017/…". Known
 from VLPart's script: the 93 classes of PASCAL-Part and their numbers. No real file of either is at hand.
@@ -114,9 +114,9 @@ def _read_coco(path: Path, spec: str, pictures: Pictures, problems: Problems) ->
             continue
         masks = {}
         for name, group in by_image.get(record["id"], {}).items():
-            mask = _union(group, size_hw, path, problems)
-            if mask is not None:
-                masks[name] = mask
+            found = _annotated(group, size_hw, path, problems)
+            if found:
+                masks[name] = found
         yield from _samples(f"{spec}|{record['id']}", masks, picture=picture, image_id=int(record["id"]))
 
 
@@ -156,47 +156,51 @@ def _annotations_by_image(
     return by_image
 
 
-def _union(
+def _annotated(
     annotations: Sequence[Mapping[str, Any]], size_hw: tuple[int, int], path: Path, problems: Problems
-) -> Rle | None:
-    """All pixels of one class in one image; None where one of its annotations is wrong.
+) -> list[Rle]:
+    """Masks with a pixel of one class in one image; none where one of its annotations is wrong.
 
-    A mask without the wrong one would teach that its pixels are something else.
+    A union without the wrong one would teach that its pixels are something else.
     """
     masks = []
     for annotation in annotations:
         place = f"{path}: annotation {annotation['id']}"
         mask = checked_union(annotation["segmentation"], size_hw, problems=problems, place=place)
         if mask is None:
-            return None
+            return []
         masks.append(mask)
-    union = merge_rles(masks, size_hw)
-    if not rle_area(union):
+    masks = [mask for mask in masks if rle_area(mask)]
+    if not masks:
         problems.note("classes without a pixel", f"{path}: annotation {annotations[0]['id']}")
-        return None
-    return union
+    return masks
 
 
-def _samples(place: str, masks: Mapping[str, Rle], *, picture: Path, image_id: int) -> Iterator[Sample]:
+def _samples(
+    place: str, masks: Mapping[str, Sequence[Rle]], *, picture: Path, image_id: int
+) -> Iterator[Sample]:
     """One sample for each class of one image.
 
     Args:
         place: "name|split|image", first part of the ids.
-        masks: by "object" or "object:part".
+        masks: of each object and of each part of an object, by "object" or "object:part".
         picture: the image.
         image_id: number of the image in its dataset.
     """
-    for name, mask in masks.items():
+    for name, found in masks.items():
         whole, _, part = name.partition(":")
+        size_hw = (int(found[0]["size"][0]), int(found[0]["size"][1]))
+        mask = merge_rles(list(found), size_hw)
         yield Sample(
             id=f"{place}.{name}|0",
             image_path=picture,
             image_id=image_id,
-            size_hw=(mask["size"][0], mask["size"][1]),
+            size_hw=size_hw,
             expression=part or whole,
             mask=mask,
             boxes_xyxy=(rle_box_xyxy(mask),),
             part_of=whole if part else "",
+            instances=tuple(found) if len(found) > 1 else (),
         )
 
 

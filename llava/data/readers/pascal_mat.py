@@ -26,7 +26,7 @@ from tqdm import tqdm
 from llava.data.problems import Problems
 from llava.data.readers.classes import class_names
 from llava.data.readers.lookup import DOWNLOAD_AGAIN, HELP, PROGRESS_FROM, Pictures, find_path, is_filled_file
-from llava.data.rle import encode_mask, merge_rles
+from llava.data.rle import encode_mask
 from llava.types import BoolArray, Rle
 
 SPLITS = ("train", "val")
@@ -86,7 +86,7 @@ def object_name(code: str) -> str:
 
 def read_mats(
     root: Path, split: str, pictures: Pictures, problems: Problems
-) -> Iterator[tuple[Path, int, dict[str, Rle]]]:
+) -> Iterator[tuple[Path, int, dict[str, list[Rle]]]]:
     """Image, its number, and the masks of each "object" and "object:part" in it, in the order of the split.
 
     Raises:
@@ -101,14 +101,14 @@ def read_mats(
         masks = _masks(path, problems)
         if not masks:
             continue
-        height, width = next(iter(masks.values()))["size"]
+        height, width = next(iter(masks.values()))[0]["size"]
         picture = pictures.check(f"{stem}.jpg", (height, width), problems=problems, place=str(path))
         if picture is not None:
             yield picture[0], int(stem.replace("_", "")), masks
 
 
-def _masks(path: Path, problems: Problems) -> dict[str, Rle]:
-    """Union of the masks of each class in one file; empty after a report."""
+def _masks(path: Path, problems: Problems) -> dict[str, list[Rle]]:
+    """Masks with a pixel of each class in one file; empty after a report."""
     if not is_filled_file(path):
         problems.report("missing annotation", str(path), f"the file is missing or empty - {HELP}")
         return {}
@@ -130,9 +130,7 @@ def _masks(path: Path, problems: Problems) -> dict[str, Rle]:
             problems.note("parts outside the 93 classes", f"{path}: {whole} {part}")
         elif mask.any():
             rles.setdefault(name, []).append(encode_mask(mask))
-    return {
-        name: merge_rles(masks, (masks[0]["size"][0], masks[0]["size"][1])) for name, masks in rles.items()
-    }
+    return rles
 
 
 def _entries(content: Mapping[str, Any]) -> Iterator[tuple[str, str, BoolArray]]:
