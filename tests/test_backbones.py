@@ -7,7 +7,9 @@ import pytest
 import torch
 from conftest import TINY_GRID
 from tiny_backbones import FAMILIES, SIDE, tiny
+from tokenizers import AddedToken
 
+from llava.constants import IGNORE_INDEX
 from llava.data.records import write_records
 from llava.model.backbones import BACKBONES, backbone_of, backbone_of_processor
 from llava.model.checkpoint import load_base, load_checkpoint, load_processor
@@ -145,6 +147,27 @@ def test_the_answers_and_their_stops_are_what_is_supervised(name, images):
     first, second, rest = text.split(stop)
     assert first.strip().startswith("Here:\n<seg>") and first.endswith("</seg>")
     assert (second.strip(), rest) == ("No.", "")
+
+
+def test_an_answer_that_starts_with_a_newline_is_learnt_without_it(images):
+    _, dataset = features_of("qwen2_vl", images)
+    words = dataset.processor.tokenizer
+    words.add_tokens([AddedToken("\n\n", normalized=False)])  # one token of Qwen's own vocabulary
+    plain, odd = record(len(SHAPES)), record(len(SHAPES))
+    odd["conversations"][1]["value"] = "\nHi."
+    dataset.records = [plain, odd]
+    assert torch.equal(dataset[0]["input_ids"], dataset[1]["input_ids"])
+    supervised = [token for token in dataset[1]["labels"].tolist() if token != IGNORE_INDEX]
+    assert words.decode(supervised) == "Hi.<|im_end|>"
+
+
+def test_a_record_that_cannot_be_taken_apart_is_named(images):
+    _, dataset = features_of("qwen2_vl", images)
+    odd = record(len(SHAPES))
+    odd["conversations"][1]["value"] = "It is <|image_pad|>."
+    dataset.records = [odd]
+    with pytest.raises(ValueError, match=r"record 'r4': an answer contains <\|image_pad\|>"):
+        dataset[0]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -30,9 +30,13 @@ ANSWERS_DECODED = 200
 
 
 def rounds_of(record: Record) -> list[tuple[str, str]]:
-    """(question, answer) of every round of a record."""
+    """(question, answer) of every round of a record.
+
+    Answers begin with their first letter: a newline in front of it and the one that ends a prompt of Qwen's
+    form could be one token, half of it supervised.
+    """
     texts = [turn["value"] for turn in record["conversations"]]
-    return list(zip(texts[::2], texts[1::2], strict=True))
+    return [(question, answer.lstrip()) for question, answer in zip(texts[::2], texts[1::2], strict=True)]
 
 
 def load_records(paths: Sequence[str], *, image_folder: Path, settings: SegmentationSettings) -> list[Record]:
@@ -202,9 +206,15 @@ def text_features(
     """input_ids int64 (n,) and labels int64 (n,) of a record, and what else its family takes of each token.
 
     Where the number of image tokens depends on the image, its size is read from its file; the pixels are not.
+
+    Raises:
+        ValueError: the text cannot be taken apart into questions and answers; names the record.
     """
     count = image_tokens_of(record, image_folder, processor, settings)
-    ids, labels = tokenize(render(settings.prompt, rounds_of(record)), processor, image_tokens=count)
+    try:
+        ids, labels = tokenize(render(settings.prompt, rounds_of(record)), processor, image_tokens=count)
+    except ValueError as error:
+        raise ValueError(f"record {record['id']!r}: {error}") from error
     words = torch.tensor(ids)
     more = backbone_of_processor(processor).text_inputs(words, processor)
     return {"input_ids": words, "labels": torch.tensor(labels)} | more
