@@ -12,6 +12,7 @@ from llava.eval.loop import evaluate, make_batches
 from llava.eval.memory import Halving, is_out_of_memory
 from llava.eval.predictions import PREDICTIONS_FILE, rank_path, read_records
 from llava.eval.report import main, write_report
+from llava.eval.run import fingerprint
 
 
 @pytest.fixture
@@ -67,7 +68,9 @@ def test_memory_that_runs_out_in_the_refiner_halves_too(samples, tmp_path):
 
 
 def test_a_question_that_does_not_fit_alone_is_told_and_the_rest_is_kept(samples, tmp_path):
-    with pytest.raises(MemoryError, match=r"one question alone does not fit into memory .* --max-new-tokens"):
+    with pytest.raises(
+        MemoryError, match=r"one question alone does not fit into memory .* with another --out"
+    ):
         run(samples, tmp_path / "run", Small(0))
     assert len(run(samples, tmp_path / "run")) == len(samples)
 
@@ -206,3 +209,11 @@ def test_a_cut_file_of_a_finished_run_loses_its_last_line_only(samples, tmp_path
         write_report(tmp_path / "run")
     assert run(samples, tmp_path / "run") == records
     assert path.read_bytes() == whole
+
+
+def test_the_fingerprint_of_one_file_of_weights_follows_it(tmp_path):
+    path = tmp_path / "sam_vit_b.pth"
+    path.write_bytes(b"abc")
+    before = fingerprint(path)
+    path.write_bytes(b"abd")
+    assert len({"none", before, fingerprint(path)}) == 3

@@ -199,6 +199,20 @@ def test_other_settings_do_not_resume(samples, tmp_path, changes, named):
     assert "another --out" in str(error.value)
 
 
+def test_a_run_that_has_begun_to_answer_keeps_its_settings(samples, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(samples, tmp_path / "run", FakeSegmenter(stop_after=0))
+    with pytest.raises(ValueError, match="other settings: seed was 3, now 4"):
+        run(samples, tmp_path / "run", settings=replace(SETTINGS, seed=4))
+
+
+def test_a_run_that_never_asked_leaves_its_folder_to_other_settings(samples, tmp_path):
+    open_run(tmp_path / "run", replace(SETTINGS, refiner="/wrong/path", code=("1",)))
+    open_run(tmp_path / "run", replace(SETTINGS, code=("1",)))
+    assert read_settings(tmp_path / "run") == replace(SETTINGS, code=("1",))
+    assert len(run(samples, tmp_path / "run")) == len(samples)
+
+
 def test_all_differences_are_named_at_once(samples, tmp_path):
     run(samples, tmp_path / "run")
     with pytest.raises(ValueError, match=r"weights was .*; seed was"):

@@ -139,6 +139,51 @@ def test_wrong_input_ends_with_one_sentence(tiny_llava_folder, data_root, tmp_pa
         main(command(tiny_llava_folder, data_root, tmp_path / "run", *changed))
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (("--batch-size", "0"), "batch_size 0: at least 1"),
+        (("--max-new-tokens", "0"), "--max-new-tokens 0: at least 1"),
+        (("--splits", "refcoco|val", "refcoco|unc|val"), "3 sample ids occur twice"),
+        (("--out", "FILE"), "FILE is a file; choose another folder"),
+        (("--out", "FILE/run"), "FILE/run: .*FILE is a file; choose another folder"),
+    ],
+)
+def test_wrong_input_is_told_before_any_weight_is_loaded(
+    tiny_llava_folder, data_root, tmp_path, monkeypatch, changed, message
+):
+    loaded = []
+    monkeypatch.setattr(model_refer_seg, "load_models", lambda *given: loaded.append(given))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").write_text("")
+    with pytest.raises(SystemExit, match=rf"error: .*{message}"):
+        main(command(tiny_llava_folder, data_root, tmp_path / "run", *changed))
+    assert not loaded
+
+
+def test_a_wrong_path_of_sam_does_not_bind_the_folder(tiny_llava_folder, data_root, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit, match=r"error: .*/nowhere/sam not found"):
+        main(command(tiny_llava_folder, data_root, out, "--sam-path", "/nowhere/sam"))
+    main(command(tiny_llava_folder, data_root, out))
+    assert json.loads((out / RESULTS_FILE).read_text())["settings"]["refiner"] == "none"
+
+
+def test_a_checkpoint_on_the_hub_is_named_as_it_is(monkeypatch, tiny_llava_folder, data_root):
+    settings = model_refer_seg.find_settings(tiny_llava_folder)
+    monkeypatch.setattr(model_refer_seg, "find_settings", lambda path: settings)
+    options = parse(command("somebody/text4seg", data_root, "run"))
+    assert model_refer_seg.run_settings(options, []).checkpoint == "somebody/text4seg"
+    options = parse(command(os.path.relpath(tiny_llava_folder), data_root, "run"))
+    assert model_refer_seg.run_settings(options, []).checkpoint == tiny_llava_folder.as_posix()
+
+
+def test_a_split_without_a_sample_is_told(data_root, monkeypatch):
+    monkeypatch.setattr("llava.eval.benchmarks.read_refer", lambda root, spec: [])
+    with pytest.raises(ValueError, match=r"'refcoco\|val' in .* has nothing to ask; name another split"):
+        BENCHMARKS["refer_seg"].read_all(data_root, ["refcoco|val"], limit=None, seed=0)
+
+
 def printed_command(tmp_path, *arguments, **environment):
     """What refer_seg.sh would start, one word a line: its Python is a script that prints its arguments."""
     python = tmp_path / "python"

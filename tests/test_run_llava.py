@@ -166,7 +166,9 @@ def test_grey_of_32_bits_has_the_range_that_its_values_fill(tmp_path, values, sh
 @pytest.mark.parametrize("values", [np.float32([[0.5]]), np.int32([[65536]]), np.int32([[-1]])])
 def test_numbers_that_are_no_colours_are_refused(tmp_path, values):
     Image.fromarray(values).save(tmp_path / "x.tif")
-    with pytest.raises(ValueError, match=r"x\.tif has pixels of mode '[FI]', which name no white; save it with"):
+    with pytest.raises(
+        ValueError, match=r"x\.tif has pixels of mode '[FI]', which name no white; save it with"
+    ):
         load_image(tmp_path / "x.tif")
 
 

@@ -99,13 +99,17 @@ class Benchmark:
         """Samples of several splits in order; with `limit` a seeded random choice of each split.
 
         Raises:
-            ValueError: `limit` is below 1; or see `read`.
+            ValueError: `limit` is below 1, or a split has no sample; or see `read`.
         """
         if limit is not None and limit < 1:
             raise ValueError(f"--limit {limit}: at least 1; leave it out for all samples")
         chosen: list[Sample] = []
         for spec in splits:
             samples = self.read(root, spec)
+            if not samples:
+                raise ValueError(
+                    f"{spec!r} in {root} has nothing to ask; name another split, or fetch the set again"
+                )
             if limit is not None and limit < len(samples):
                 kept = sorted(random.Random(seed).sample(range(len(samples)), limit))
                 samples = [samples[place] for place in kept]

@@ -53,7 +53,8 @@ def to_rgb(image: Image.Image, path: Path) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > LARGEST_16_BITS:
         raise ValueError(
-            f"{path} has pixels of mode {image.mode!r}, which name no white; save it with 8 or 16 bits a channel"
+            f"{path} has pixels of mode {image.mode!r}, which name no white; "
+            "save it with 8 or 16 bits a channel"
         )
     if image.mode == "I" and values.max() <= LARGEST_BYTE:
         return image.convert("RGB")

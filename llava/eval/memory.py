@@ -83,7 +83,7 @@ class Halving(Generic[In, Out]):
             if len(part) == 1:
                 raise MemoryError(
                     f"one question alone does not fit into memory ({error}); give --dtype, --max-new-tokens, "
-                    "--sam-path none or another --device, then run the same command again to resume"
+                    "--sam-path none or another --device, with another --out: the answers are of another run"
                 ) from error
         free_memory()
         return None

@@ -25,7 +25,7 @@ from llava.eval.arguments import (
     load_refiner,
 )
 from llava.eval.benchmarks import BENCHMARKS
-from llava.eval.loop import SOFT_PROMPTS, Shard, evaluate
+from llava.eval.loop import SOFT_PROMPTS, Shard, check_images, evaluate, make_batches
 from llava.eval.predictions import split_of
 from llava.eval.report import REPORT_FILE, told_in_text, write_report
 from llava.eval.run import RunSettings, code_version, describe_samples, fingerprint, open_run
@@ -67,6 +67,10 @@ def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunS
     from llava.model.weights import choose_device, choose_dtype
 
     check_decoding(options.decoding)
+    if options.max_new_tokens is not None and options.max_new_tokens < 1:
+        raise ValueError(
+            f"--max-new-tokens {options.max_new_tokens}: at least 1; leave it out for what is needed"
+        )
     checkpoint = find_settings(options.model_path)
     model_options = {
         "benchmark": BENCHMARKS[options.benchmark].settings(),
@@ -87,7 +91,7 @@ def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunS
     if options.soft_prompts:
         refiner[SOFT_PROMPTS] = True
     return RunSettings(
-        checkpoint=options.model_path.resolve().as_posix(),
+        checkpoint=_told(options.model_path),
         weights=fingerprint(options.model_path),
         splits=tuple(dict.fromkeys(split_of(sample.id) for sample in samples)),
         grid_hw=checkpoint.grid_hw,
@@ -100,6 +104,11 @@ def run_settings(options: argparse.Namespace, samples: Sequence[Sample]) -> RunS
         samples=describe_samples(samples),
         code=(code_version(),),
     )
+
+
+def _told(checkpoint: Path) -> str:
+    """Absolute path of a checkpoint folder; a name on the hub as it is."""
+    return (checkpoint.resolve() if checkpoint.exists() else checkpoint).as_posix()
 
 
 def load_models(options: argparse.Namespace, device: str | None) -> tuple[Segmenter, Refiner | None]:
@@ -140,6 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         samples = BENCHMARKS[options.benchmark].read_all(
             options.data_root, options.splits, limit=options.limit, seed=options.seed
         )
+        make_batches(samples, options.batch_size)
+        check_images(samples)
         settings = run_settings(options, samples)
         open_run(options.out, settings, first=shard.rank == 0)
         segmenter, refiner = load_models(options, own_device(options.device))

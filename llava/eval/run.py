@@ -12,7 +12,7 @@ from typing import Any
 
 import llava
 from llava.constants import SEGMENTATION_FILE
-from llava.eval.predictions import Record, read_run
+from llava.eval.predictions import PREDICTIONS_FILE, Record, rank_files, read_run
 from llava.files import write_text_atomic
 from llava.settings import BRICKS
 from llava.types import Sample
@@ -77,8 +77,12 @@ class RunSettings:
 
 
 def fingerprint(folder: Path) -> str:
-    """Short digest of the weights and `segmentation.json` in a folder; "none" when it holds neither."""
-    names = [path for path in sorted(Path(folder).glob("*")) if path.suffix in WEIGHT_SUFFIXES]
+    """Short digest of the weights and `segmentation.json` in a folder, or of one file of weights.
+
+    "none" when there are neither, as for a name on the hub.
+    """
+    names = [Path(folder)] if Path(folder).is_file() else []
+    names += [path for path in sorted(Path(folder).glob("*")) if path.suffix in WEIGHT_SUFFIXES]
     names += [path for path in (Path(folder) / SEGMENTATION_FILE,) if path.is_file()]
     digest = hashlib.sha256()
     for path in names:
@@ -158,8 +162,22 @@ def check_records(folder: Path, records: Iterable[Record], settings: RunSettings
         )
 
 
+def check_out(folder: Path) -> None:
+    """Look whether a folder is there or can be made.
+
+    Raises:
+        ValueError: it, or a folder above it, is a file.
+    """
+    absolute = Path(folder).absolute()
+    there = next(path for path in (absolute, *absolute.parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"--out {folder}: {there} is a file; choose another folder")
+
+
 def open_run(folder: Path, settings: RunSettings, *, first: bool = True) -> RunSettings:
     """Start a run in `folder`, or resume the one that is there, and return its settings.
+
+    A run that ended before its first answer, as after a wrong path of SAM, leaves the folder to any settings.
 
     Args:
         folder: run folder, made if needed.
@@ -167,9 +185,11 @@ def open_run(folder: Path, settings: RunSettings, *, first: bool = True) -> RunS
         first: True in one process of a run; it notes a changed code version.
 
     Raises:
-        ValueError: the folder holds a run with other settings, or predictions without a `run.json`.
+        ValueError: the folder is a file, or holds a run with other settings or predictions without a
+            `run.json`.
     """
     folder = Path(folder)
+    check_out(folder)
     if not (folder / RUN_FILE).is_file():
         if read_run(folder):
             raise ValueError(f"{folder} holds predictions but no {RUN_FILE}; choose another folder")
@@ -177,6 +197,9 @@ def open_run(folder: Path, settings: RunSettings, *, first: bool = True) -> RunS
         return settings
     old = read_settings(folder)
     changed = differences(old, settings)
+    if changed and not (rank_files(folder) or (folder / PREDICTIONS_FILE).exists()):
+        _write(folder, settings)
+        return settings
     if changed:
         raise ValueError(
             f"{folder} holds a run with other settings: {'; '.join(changed)}. "
