@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,22 @@ class SegmentationSettings:
             )
             if value not in known
         ]
-        object.__setattr__(self, "grid_hw", tuple(int(side) for side in self.grid_hw))
-        if len(self.grid_hw) != 2 or min(self.grid_hw) < 1:
-            problems.append(f"grid_hw {self.grid_hw}: two sides, both at least 1")
-        if self.image_side < 0:
+        problems += [
+            f"{name} {value!r}: needed is {what}"
+            for name, value, kind, what in (
+                ("image_side", self.image_side, Integral, "a whole number of pixels"),
+                ("prompt", self.prompt, str, "a name"),
+                ("brick_tail", self.brick_tail, bool, "true or false"),
+                ("training", self.training, dict, "an object"),
+                ("scores", self.scores, dict, "an object"),
+            )
+            if not isinstance(value, kind)
+        ]
+        if _is_grid(self.grid_hw):
+            object.__setattr__(self, "grid_hw", tuple(int(side) for side in self.grid_hw))
+        else:
+            problems.append(f"grid_hw {self.grid_hw!r}: two sides, both whole numbers and at least 1")
+        if isinstance(self.image_side, Integral) and self.image_side < 0:
             problems.append(f"image_side {self.image_side}: pixels, or 0 for images of any shape")
         if problems:
             raise ValueError("segmentation settings: " + "; ".join(problems))
@@ -103,13 +116,29 @@ class SegmentationSettings:
             )
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ValueError(
                 f"{path} is not valid JSON ({error}); restore it from the training output"
             ) from error
         known = set(cls.__dataclass_fields__)
-        if not isinstance(fields, dict) or not set(fields) <= known:
+        if not isinstance(fields, dict):
+            raise ValueError(
+                f"{path} holds {fields!r:.60}; needed is an object with fields of {sorted(known)}"
+            )
+        if not set(fields) <= known:
             raise ValueError(
                 f"{path}: unknown fields {sorted(set(fields) - known)}; known are {sorted(known)}"
             )
-        return cls(**fields)
+        try:
+            return cls(**fields)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _is_grid(value: object) -> bool:
+    """Whether this is rows and columns, as a list or a tuple."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(side, Integral) and int(side) >= 1 for side in value)
+    )
