@@ -13,6 +13,7 @@ from PIL import Image
 from refer_folder import SQUARE, annotation, ref
 
 from llava.codec import read_answer
+from llava.codec.boxwise import read_boxes
 from llava.constants import SEG_OPEN
 from llava.data.mixture_file import open_mixture
 from llava.data.readers import DATASETS
@@ -69,6 +70,23 @@ def test_the_command_writes_records_whose_answers_read_back(run, tmp_path, comma
         if command != "create_llava":
             assert all(SEG_OPEN in answer for answer in answers)
             assert not [fault for answer in answers for fault in read_answer(answer, (4, 6)).faults]
+
+
+@pytest.mark.parametrize("command", sorted({*FOLDERS} - {"create_llava"}))
+def test_the_command_writes_records_in_bricks_that_read_back(run, tmp_path, command):
+    FOLDERS[command](tmp_path)
+    output = tmp_path / "out.json"
+    code, _, errors = run(command, "--root", tmp_path, "--codec", "bricks", "--output", output)
+    assert code == 0, errors
+    drawn = []
+    for record in read_records(output):
+        assert (record["codec"], record["height"], record["width"]) == ("bricks", 64, 64)
+        form = {"order": record["brick_order"], "tail": record["brick_tail"], "strict": True}
+        for turn in record["conversations"][1::2]:
+            answer = read_boxes(turn["value"], (64, 64), **form)
+            assert answer.blocks and not answer.faults
+            drawn += [block for block in answer.blocks if block.box is not None]
+    assert drawn and all(block.cells.any() for block in drawn)
 
 
 @pytest.mark.parametrize("command", FOLDERS)
@@ -218,6 +236,47 @@ def test_a_store_says_which_arguments_it_does_not_keep(run, tmp_path):
     assert "no effect      --seed: belongs into the mixture file" in printed
     assert "--codec" not in printed
     assert f"- {{store: {tmp_path / 'store'}, repeat: 2, draw: {{flip: 0.5}}}}" in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "flags"),
+    [
+        ("create_refcoco", ["--crop", "0.5", "--brick-order", "snake", "--max-blocks", "3"],
+         {"crop", "brick-order", "max-blocks"}),
+        ("create_refcoco", ["--codec", "bricks", "--cell-policy", "keep_small"], {"cell-policy"}),
+        ("create_refcoco", ["--format", "store", "--crop", "0.5", "--max-blocks", "3"], {"crop"}),
+        ("create_refcoco", ["--spec", "refcoco|train", "--split", "val"], {"split"}),
+        ("create_ade20k", ["--crop", "0.5", "--flip", "0.5", "--vanished", "keep"], set()),
+        ("create_llava", ["--grid", "8", "--rounds", "3"], {"grid", "rounds"}),
+    ],
+)  # fmt: skip
+def test_arguments_that_change_nothing_are_told(run, tmp_path, command, arguments, flags):
+    FOLDERS[command](tmp_path)
+    code, printed, errors = run(command, "--root", tmp_path, "--output", tmp_path / "out", *arguments)
+    assert code == 0, errors
+    told = [line.split("--")[1].split(":")[0] for line in printed.splitlines() if line.startswith("no eff")]
+    assert sorted(told) == sorted(flags)
+
+
+def test_a_store_of_two_families_is_refused_before_anything_is_read(run, tmp_path):
+    specs = ("--spec", "ade20k|train", "dcube|full")
+    code, _, errors = run("create_ade20k", "--root", tmp_path, "--format", "store", *specs)
+    assert code == 1
+    assert "a store holds one family of datasets (ade20k is semantic, dcube is referring)" in errors
+
+
+def test_a_linked_folder_keeps_its_place_under_the_data_folder(run, tmp_path, monkeypatch):
+    import create
+
+    from llava.data import build
+
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/refer_seg").symlink_to(tmp_path / "disk")
+    monkeypatch.setattr(build, "DATA", tmp_path / "data")
+    words = ["--format", "store", "--root", str(tmp_path / "data/refer_seg")]
+    options = create.options_of(parsed("create_grefercoco", words), "")
+    assert build._mixture_entry(options).endswith("images: refer_seg}")
 
 
 def test_a_store_under_the_data_folder_says_where_its_image_paths_start(run):

@@ -103,6 +103,9 @@ def test_training_images_that_are_val_images_stay_out_and_are_counted(root, tmp_
         (["--on-error", "skip", "--spec", "refcoco|x"], "unknown split 'x'"),
         (["--dataset", "refcocog"], "refs(umd).p not found"),
         (["--rounds", "0"], "rounds 0: at least 1"),
+        (["--copies", "0", "--format", "store"], "copies 0: at least 1"),
+        (["--seed", "-1"], "seed -1: a whole number from 0"),
+        (["--spec", "refcoco|train", "refcocog|tset"], "unknown split 'tset' for refcocog|umd; known: train"),
         (["--image-folder", "elsewhere"], "does not lie under the image folder elsewhere"),
     ],
 )
@@ -115,6 +118,20 @@ def test_wrong_input_ends_in_one_sentence_and_writes_nothing(
     assert error.startswith("error: ")
     assert message in error
     assert not output.exists()
+
+
+def test_a_wrong_split_is_told_before_any_other_is_read(create, tmp_path, capsys):
+    arguments = ["--root", str(tmp_path), "--spec", "refcoco|train", "cocostuff|tset"]
+    assert create(arguments) == 1
+    assert capsys.readouterr().err == "error: unknown split 'tset' for cocostuff; known: train, val\n"
+
+
+def test_root_and_image_folder_may_be_written_in_different_ways(create, root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "out.json"
+    assert create(["--root", "refer_seg", "--image-folder", str(tmp_path), "--output", str(output)]) == 0
+    folders = {Path(record["image"]).parent.as_posix() for record in read_records(output)}
+    assert folders == {"refer_seg/images/mscoco/images/train2014"}
 
 
 @pytest.mark.parametrize("grid", ["0", "4x", "axb", "4x4x4", "-3"])

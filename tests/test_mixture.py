@@ -237,6 +237,14 @@ def test_a_wrong_value_of_a_draw_setting_names_its_dataset(place):
     mixture = mixed(place, [{"store": "ten", "draw": {"flip": 2}}])
     with pytest.raises(ValueError, match="ten: draw settings: flip 2: from 0 to 1"):
         MixtureDataset(mixture, SETTINGS, 0)
+    for wrong, message in (
+        ({"flip": "0.5"}, "ten: draw settings: flip '0.5': from 0 to 1"),
+        ({"max_blocks": 2.5}, "ten: draw settings: max_blocks 2.5: a whole number, at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MixtureDataset(mixed(place, [{"store": "ten", "draw": wrong}]), SETTINGS, 0)
+    with pytest.raises(ValueError, match="dataset 1: draw: wording 3: must be a path"):
+        mixed(place, [{"store": "ten", "draw": {"wording": 3}}])
     mixture = mixed(place, [{"store": "ten", "draw": {"wording": "mine.yaml"}}])
     with pytest.raises(FileNotFoundError, match=r"mine.yaml not found"):
         MixtureDataset(mixture, SETTINGS, 0)

@@ -178,6 +178,13 @@ def test_a_source_that_is_not_there_says_how_to_make_one(commands, tmp_path, cap
     )
 
 
+@pytest.mark.parametrize(("flag", "least"), [("count", 1), ("seed", 0), ("epoch", 0)])
+def test_a_number_below_the_least_is_refused(commands, tmp_path, capsys, flag, least):
+    _, show = commands
+    assert show([tmp_path / "r.json", "--image-folder", tmp_path, f"--{flag}", least - 1]) == 1
+    assert capsys.readouterr().err == f"error: {flag} {least - 1}: at least {least}\n"
+
+
 def test_text_alone_is_told_and_not_drawn(commands, tmp_path, capsys):
     _, show = commands
     turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]

@@ -5,6 +5,7 @@ The mask stays an RLE and the words stay words; grid, codec, crop, flip and word
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,11 +132,13 @@ def collect(samples: Iterable[Sample], info: DatasetInfo, image_folder: Path) ->
 def relative_image(path: Path, folder: Path) -> str:
     """Image path under the image folder, with forward slashes.
 
+    Links stay as they are: a folder that is one keeps its name in the path.
+
     Raises:
         ValueError: the image lies elsewhere.
     """
     try:
-        return path.relative_to(folder).as_posix()
+        return Path(os.path.abspath(path)).relative_to(os.path.abspath(folder)).as_posix()
     except ValueError:
         raise ValueError(
             f"image {path} does not lie under the image folder {folder}; give a folder above it"

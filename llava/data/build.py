@@ -7,17 +7,18 @@ with the fields of Text4Seg, arXiv 2410.09855) or an Arrow store.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
-from llava.data.annotated import AnnotatedImage, collect
+from llava.data.annotated import CONVERSATION, AnnotatedImage, collect
 from llava.data.draw import DrawSettings
 from llava.data.held_out import LeakFilter, held_out_images
 from llava.data.problems import Problems
-from llava.data.readers import DATASETS, read_dataset
+from llava.data.readers import DATASETS, check_spec, read_dataset
 from llava.data.readers.conversations import read_conversations
 from llava.data.readers.refer_sources import REFER_DATASETS
 from llava.data.record_form import FORM_FIELDS
@@ -130,6 +131,9 @@ class BuildOptions:
         seed: of all draws.
         keep_test_images: let training splits keep images of the RefCOCO family's val and test splits.
         command: that made it, for the store's facts.
+
+    Raises:
+        ValueError: the form is unknown, there is less than one copy, or the seed is negative.
     """
 
     specs: tuple[str, ...]
@@ -142,6 +146,14 @@ class BuildOptions:
     seed: int = 0
     keep_test_images: bool = False
     command: str = ""
+
+    def __post_init__(self) -> None:
+        """Check what no other class checks."""
+        problems = [] if self.form in FORMATS else [f"form {self.form!r}: known are {', '.join(FORMATS)}"]
+        problems += [f"copies {self.copies}: at least 1"] if self.copies < 1 else []
+        problems += [f"seed {self.seed}: a whole number from 0"] if self.seed < 0 else []
+        if problems:
+            raise ValueError("; ".join(problems))
 
 
 @dataclass(frozen=True)
@@ -163,18 +175,25 @@ class Part:
         """Names that may be asked for although they are absent."""
         return () if self.dataset == LLAVA else DATASETS[self.dataset].classes
 
+    @property
+    def family(self) -> str:
+        """Family of its images, see `AnnotatedImage`."""
+        return CONVERSATION if self.dataset == LLAVA else DATASETS[self.dataset].family
+
 
 def parts_of(specs: Iterable[str]) -> list[Part]:
     """Splits by dataset, those for training apart where the dataset shares images with RefCOCO.
 
     Raises:
-        ValueError: a dataset is unknown.
+        ValueError: a dataset or a split is unknown.
     """
     splits: dict[tuple[str, bool], list[str]] = {}
     for spec in specs:
         name, _, split = (part.strip() for part in spec.partition("|"))
         if name != LLAVA and name not in DATASETS:
             raise ValueError(f"unknown dataset {name!r}; known: {', '.join((*DATASETS, LLAVA))}")
+        if name != LLAVA:
+            check_spec(spec)
         trains = name == LLAVA or split.rpartition("|")[2].startswith("train")
         leaks = trains and (name == LLAVA or DATASETS[name].coco_images)
         splits.setdefault((name, leaks), []).append(split)
@@ -273,6 +292,12 @@ def _write_store(
     parts: list[Part], options: BuildOptions, problems: Problems, leaks: LeakFilter | None
 ) -> str:
     """Write a store; says what is in it."""
+    families = {part.family: part.dataset for part in parts}
+    if len(families) > 1:
+        listed = ", ".join(f"{name} is {family}" for family, name in families.items())
+        raise ValueError(
+            f"a store holds one family of datasets ({listed}); write one for each and join them in a mixture"
+        )
     classes = dict.fromkeys(name for part in parts for name in part.classes)
     about: dict[str, Any] = {"split": ", ".join(options.specs), "classes": list(classes)}
     about["command"] = options.command
@@ -308,9 +333,10 @@ def _mixture_entry(options: BuildOptions) -> str:
         and getattr(options.settings, item.name) != getattr(usual, item.name)
     }
     entry: dict[str, object] = {"store": options.output}
-    folder = options.image_folder.resolve()
-    if DATA in folder.parents:
-        entry["images"] = folder.relative_to(DATA).as_posix()
+    for folder in (Path(os.path.abspath(options.image_folder)), options.image_folder.resolve()):
+        if DATA in folder.parents:
+            entry["images"] = folder.relative_to(DATA).as_posix()
+            break
     if options.copies > 1:
         entry["repeat"] = options.copies
     if changed:

@@ -287,6 +287,8 @@ def _draw_problems(entry: dict[str, Any]) -> list[str]:
             problems.append(f"draw: {key} belongs to the checkpoint and is the same for all; remove it here")
         elif key not in _DRAW_KEYS:
             problems.append(f"draw: {_unknown(key, _DRAW_KEYS)}")
+    if not isinstance(draw.get("wording", ""), str):
+        problems.append(f"draw: wording {draw['wording']!r}: must be a path")
     return problems
 
 

@@ -89,14 +89,18 @@ class DrawSettings:
         ]
         if len(self.grid_hw) != 2 or min(self.grid_hw) < 1:
             problems.append(f"grid_hw {tuple(self.grid_hw)}: two sides, both at least 1")
-        if self.rounds < 1:
-            problems.append(f"rounds {self.rounds}: at least 1")
-        if self.max_blocks < 1:
-            problems.append(f"max_blocks {self.max_blocks}: at least 1")
-        if self.distractors < 0:
-            problems.append(f"distractors {self.distractors}: at least 0")
+        counts = (("rounds", self.rounds, 1), ("max_blocks", self.max_blocks, 1))
+        for name, count, least in (*counts, ("distractors", self.distractors, 0)):
+            if type(count) is not int:
+                problems.append(f"{name} {count!r}: a whole number, at least {least}")
+            elif count < least:
+                problems.append(f"{name} {count}: at least {least}")
         shares = {"crop": self.crop, "flip": self.flip, "synonyms": self.synonyms}
-        problems += [f"{name} {share}: from 0 to 1" for name, share in shares.items() if not 0 <= share <= 1]
+        problems += [
+            f"{name} {share!r}: from 0 to 1"
+            for name, share in shares.items()
+            if not (isinstance(share, (int, float)) and 0 <= share <= 1)
+        ]
         if problems:
             raise ValueError("draw settings: " + "; ".join(problems))
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava.data.annotated import CONVERSATION
 from llava.data.build import (
     DATA,
     DEFAULTS,
@@ -26,6 +27,7 @@ from llava.data.build import (
     build,
     default_output,
     default_root,
+    parts_of,
 )
 from llava.data.draw import VANISHED_POLICIES, DrawSettings
 from llava.data.problems import ON_ERROR, Problems
@@ -33,15 +35,25 @@ from llava.data.readers import DATASETS
 from llava.data.wording import load_wording
 from llava.settings import ALL_CODECS, BRICK_GRID, BRICK_ORDERS, BRICKS, CELL_POLICIES
 
+_MASKS_ONLY = "a store keeps masks and words only"
 NOT_IN_A_STORE = {
-    "grid": "comes from the checkpoint",
-    "codec": "comes from the checkpoint",
-    "brick_order": "comes from the checkpoint",
-    "brick_tail": "comes from the checkpoint",
-    "wording": "belongs under `draw` of the mixture file",
-    "seed": "belongs into the mixture file",
+    **dict.fromkeys(
+        ("grid", "codec", "brick_order", "brick_tail"), f"comes from the checkpoint, {_MASKS_ONLY}"
+    ),
+    "wording": f"belongs under `draw` of the mixture file, {_MASKS_ONLY}",
+    "seed": f"belongs into the mixture file, {_MASKS_ONLY}",
 }
 """Arguments that shape records and say nothing about a store."""
+
+OF_BRICKS = dict.fromkeys(("brick_order", "brick_tail", "max_blocks"), f"goes with --codec {BRICKS}")
+NOT_OF_BRICKS = {"cell_policy": "bricks have the cells of a box, which zooms in"}
+WHOLE_IMAGE = {"crop": "expressions and questions tell their target apart within the whole image"}
+AS_THEY_ARE = dict.fromkeys(
+    ("grid", "codec", "cell_policy", "rounds", "copies", "crop", "flip", "vanished", "wording", "seed"),
+    "conversations are taken as they are",
+)
+INSTEAD = dict.fromkeys(("dataset", "split"), "--spec says what is read")
+"""Arguments without effect beside others, and why."""
 
 KEEP_HELP = (
     "leave nothing out; otherwise training splits over COCO images go without the images of every val and "
@@ -112,8 +124,23 @@ def parse(dataset: str, argv: Sequence[str] | None) -> argparse.Namespace:
     name = named.spec[0].partition("|")[0].strip() if named.spec else named.dataset
     parser = build_parser(name, codec=named.codec)
     arguments = parser.parse_args(argv)
-    arguments.told = [name for name in NOT_IN_A_STORE if getattr(arguments, name) != parser.get_default(name)]
+    arguments.told = {name for name, value in vars(arguments).items() if value != parser.get_default(name)}
     return arguments
+
+
+def without_effect(arguments: argparse.Namespace, specs: Sequence[str]) -> dict[str, str]:
+    """Arguments that were given and change nothing in a build of these specs, with the reason."""
+    families = {part.family for part in parts_of(specs)}
+    reasons = dict(INSTEAD) if arguments.spec else {}
+    if not families & {"semantic", "parts"}:
+        reasons |= WHOLE_IMAGE
+    if arguments.format == "store":
+        reasons |= NOT_IN_A_STORE
+    else:
+        reasons |= NOT_OF_BRICKS if arguments.codec == BRICKS else OF_BRICKS
+    if families == {CONVERSATION}:
+        reasons |= AS_THEY_ARE
+    return {name: why for name, why in reasons.items() if name in arguments.told}
 
 
 def options_of(arguments: argparse.Namespace, command: str) -> BuildOptions:
@@ -154,15 +181,15 @@ def main(dataset: str, argv: Sequence[str] | None = None) -> int:
     problems = Problems(arguments.on_error)
     command = shlex.join([Path(sys.argv[0]).name, *(sys.argv[1:] if argv is None else argv)])
     try:
-        told = build(options_of(arguments, command), problems)
+        options = options_of(arguments, command)
+        useless = without_effect(arguments, options.specs)
+        told = build(options, problems)
     except (ValueError, OSError) as error:
         if problems.counts:
             print(problems, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if arguments.format == "store":
-        for name in arguments.told:
-            flag = name.replace("_", "-")
-            print(f"no effect      --{flag}: {NOT_IN_A_STORE[name]}, a store keeps masks and words only")
+    for name, why in useless.items():
+        print(f"no effect      --{name.replace('_', '-')}: {why}")
     print(told)
     return 0

@@ -238,8 +238,9 @@ def show(arguments: argparse.Namespace) -> list[str]:
     Raises:
         FileNotFoundError or ValueError: the source, an image or the count is wrong.
     """
-    if arguments.count < 1:
-        raise ValueError(f"count {arguments.count}: at least 1")
+    for name, least in (("count", 1), ("seed", 0), ("epoch", 0)):
+        if getattr(arguments, name) < least:
+            raise ValueError(f"{name} {getattr(arguments, name)}: at least {least}")
     settings = DrawSettings(
         grid_hw=arguments.grid or (BRICK_GRID if arguments.codec == BRICKS else (16, 16)),
         codec=arguments.codec,
