@@ -62,6 +62,16 @@ def test_prompts_over_a_kept_embedding_give_what_the_model_gives_from_pixels(fol
     assert torch.allclose(kept, whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["sam", "sam_hq", "sam2"])
+@pytest.mark.parametrize("way", ["sam", "samrefiner"])
+@pytest.mark.parametrize("size_wh", [(1, 1), (2, 1), (300, 1), (1, 300)])
+def test_the_thinnest_images_are_refined_too(folders, picture, kind, way, size_wh):
+    refiner = make_refiner(way, folders[kind], device="cpu", iterations=2, min_agreement=0.0)
+    mask = np.zeros(size_wh[::-1], bool)
+    mask[: size_wh[1] // 2 + 1, : size_wh[0] // 2 + 1] = True
+    assert refiner.refine(picture(*size_wh), mask[None]).masks.shape == (1, *mask.shape)
+
+
 def test_masks_of_sam_are_those_of_its_processor(tiny_sam_folder, picture):
     sam = PromptedSam(tiny_sam_folder, device="cpu")
     image, logits = picture(90, 37), torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))

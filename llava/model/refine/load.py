@@ -239,7 +239,14 @@ def sam_pixels(path: str | Path, model: Any) -> Pixels:  # noqa: ANN401
 
 
 def _pixels_by(processor: SamImageProcessorPil) -> Pixels:
+    side = processor.size["longest_edge"]
+
     def pixels(image: Image.Image) -> torch.Tensor:
+        if 2 * side * min(image.size) < max(
+            image.size
+        ):  # the processor would round its short side to nothing
+            size_hw = frame_hw((image.height, image.width), side)
+            image = image.resize(size_hw[::-1], Image.Resampling.BILINEAR)
         values: torch.Tensor = processor(images=image, return_tensors="pt")["pixel_values"]
         return values
 
