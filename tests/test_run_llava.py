@@ -127,6 +127,32 @@ def test_wrong_input_ends_with_one_sentence(photo, tmp_path, fakes):
         main(command(photo, ""))
 
 
+@pytest.mark.parametrize(
+    ("query", "out", "message"),
+    [
+        ("What is in <image>?", "out", "holds <image>; leave it out"),
+        ("dog", "FILE", "is a file; choose another"),
+    ],
+)
+def test_wrong_words_and_folders_are_told_before_any_weight_is_loaded(
+    photo, tmp_path, monkeypatch, query, out, message
+):
+    monkeypatch.setattr(run_llava, "load_models", lambda options: pytest.fail("loaded"))
+    (tmp_path / "FILE").write_text("")
+    with pytest.raises(SystemExit, match=f"error: --.*{message}"):
+        main(command(photo, query, "--out", tmp_path / out))
+
+
+def test_an_image_that_the_model_cannot_take_ends_with_one_sentence(photo, tmp_path, monkeypatch):
+    class Picky(FakeSegmenter):
+        def segment(self, queries):
+            raise ValueError("aspect ratio must be smaller than 200")
+
+    monkeypatch.setattr(run_llava, "load_models", lambda options: (Picky(), None))
+    with pytest.raises(SystemExit, match="error: aspect ratio must be smaller than 200"):
+        main(command(photo, "dog", "--out", tmp_path))
+
+
 def test_a_missing_checkpoint_ends_with_one_sentence(photo, tmp_path):
     arguments = command(photo, "dog")
     arguments[1] = str(tmp_path / "no_model")

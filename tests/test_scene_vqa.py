@@ -2,6 +2,7 @@
 
 import json
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -171,3 +172,38 @@ def test_the_command_asks_both_checkpoints(tiny_llava_folder, tmp_path, capsys):
 def test_a_missing_checkpoint_is_told_before_anything_is_drawn(tmp_path):
     with pytest.raises(SystemExit, match="not found"):
         scene_vqa.main(["--model-path", str(tmp_path / "none")])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(("--batch-size", "-1"), "--batch-size -1: at least 1"), (("--out", "FILE"), "is a file")],
+)
+def test_wrong_options_are_told_before_anything_is_drawn(
+    tiny_llava_folder, tmp_path, monkeypatch, more, message
+):
+    monkeypatch.setattr(scene_vqa, "draw_questions", lambda *given, **more: pytest.fail("drawn"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").write_text("")
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        scene_vqa.main(["--model-path", str(tiny_llava_folder), *more])
+
+
+def test_one_model_is_gone_before_the_next_is_loaded(tiny_llava_folder, tmp_path, monkeypatch):
+    class Silent:
+        def segment(self, queries):
+            nothing = np.zeros((1, 1, 4, 4), dtype=bool)
+            return [Prediction(nothing, np.array([False]), "") for _ in queries]
+
+    alive = weakref.WeakSet()
+    loaded = []
+
+    def load(path, **options):
+        loaded.append(len(alive))
+        segmenter = Silent()
+        alive.add(segmenter)
+        return segmenter
+
+    monkeypatch.setattr("llava.model.segmenter.load_segmenter", load)
+    both = ["--model-path", str(tiny_llava_folder), "--before", str(tiny_llava_folder)]
+    scene_vqa.main([*both, "--scenes", "1", "--out", str(tmp_path)])
+    assert loaded == [0, 0]

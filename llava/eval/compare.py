@@ -26,7 +26,7 @@ from llava.eval.definitions import DEFINITIONS, MAIN, Definition, find_definitio
 from llava.eval.metrics import Overlap
 from llava.eval.predictions import Record
 from llava.eval.report import finished_records
-from llava.eval.run import RunSettings, read_settings
+from llava.eval.run import RunSettings, check_out, read_settings
 from llava.eval.scoring import StageOverlaps, count_under
 from llava.eval.sheets import last
 from llava.files import write_text_atomic
@@ -208,6 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ValueError(f"--draws {options.draws}: at least 1, for example 1000")
         run_a, run_b = read_runs([options.run_a, options.run_b], shared=options.shared)
         out = options.out or options.run_b / f"compare_{options.run_a.resolve().name}"
+        check_out(out)
         shown = write_comparison(run_a, run_b, out, options=options, definitions=definitions)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error

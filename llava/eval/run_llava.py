@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from llava.constants import IMAGE_TOKEN
 from llava.data.questions import normalise_expression
 from llava.eval.arguments import (
     add_checkpoint_arguments,
@@ -23,6 +24,7 @@ from llava.eval.arguments import (
     load_refiner,
 )
 from llava.eval.images import load_image
+from llava.eval.run import check_out
 from llava.files import atomic_path
 from llava.model.decoding import check_decoding
 from llava.model.hub import find_settings
@@ -44,12 +46,16 @@ def make_query(image: Image.Image, query: str) -> Query:
             question, known by its full stop or question mark, asked word for word.
 
     Raises:
-        ValueError: the query is empty.
+        ValueError: the query is empty, or shows an image of its own.
     """
     text = query.strip()
     if not text:
         raise ValueError('--query is empty; name what to segment, for example --query "the red car"')
     question = text if text.endswith(QUESTION_ENDS) else None
+    if question and IMAGE_TOKEN in question:
+        raise ValueError(
+            f"--query {text!r} holds {IMAGE_TOKEN}; leave it out, the image is shown before the query"
+        )
     return Query([image], [normalise_expression(text.rstrip("".join(QUESTION_ENDS)) or text)], question)
 
 
@@ -157,10 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         image = load_image(options.image_file, turn_upright=True)
         query = make_query(image, options.query)
+        check_out(options.out)
         segmenter, refiner = load_models(options)
+        (prediction,) = segmenter.segment([query])
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-    (prediction,) = segmenter.segment([query])
     print("\n".join(describe(prediction)))
     masks = {"coarse": prediction.masks[0, 0]}
     if refiner is not None:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from llava.constants import SEG_OPEN
 from llava.data.refshapes.questions import KINDS, PURPOSE, SceneQuestion, scene_questions
 from llava.data.refshapes.split import SPLIT_CODES, render, scene_rng
+from llava.eval.run import check_out
 from llava.files import write_text_atomic
 from llava.types import Query, Segmenter
 
@@ -100,6 +101,15 @@ def answer_all(segmenter: Segmenter, asked: Sequence[Asked], *, batch_size: int 
         ]
         answers += [prediction.text.strip() for prediction in segmenter.segment(queries)]
     return answers
+
+
+def answers_of(path: Path, asked: Sequence[Asked], options: argparse.Namespace) -> list[str]:
+    """What the checkpoint of a path writes to each question; the model is gone afterwards."""
+    from llava.model.segmenter import load_segmenter
+
+    base = options.model_base if path == options.model_path else None
+    segmenter = load_segmenter(path, base=base, device=options.device, max_new_tokens=ANSWER_TOKENS)
+    return answer_all(segmenter, asked, batch_size=options.batch_size)
 
 
 def guess_share(asked: Sequence[Asked]) -> float:
@@ -185,19 +195,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Check, ask, compare, print."""
     options = parse(arguments)
     from llava.model.hub import find_settings
-    from llava.model.segmenter import load_segmenter
 
     models = {"before": options.before} if options.before else {}
     models |= {"after" if options.before else "right": options.model_path}
     answers = {}
     try:
+        if options.batch_size < 1:
+            raise ValueError(f"--batch-size {options.batch_size}: at least 1")
+        check_out(options.out)
         for path in models.values():
             find_settings(path)
         asked = draw_questions(options.split, options.scenes, seed=options.seed, each=options.each)
         for name, path in models.items():
-            base = options.model_base if path == options.model_path else None
-            segmenter = load_segmenter(path, base=base, device=options.device, max_new_tokens=ANSWER_TOKENS)
-            answers[name] = answer_all(segmenter, asked, batch_size=options.batch_size)
+            answers[name] = answers_of(path, asked, options)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
     write_text_atomic(options.out / ANSWERS_FILE, "".join(answer_lines(asked, answers)))
