@@ -11,7 +11,7 @@ from conftest import tiny_llava, tiny_settings, tiny_tokenizer
 from test_decoding import MODES, WORDS, ask, bias, texts
 from tiny_backbones import tiny
 
-from llava.codec.boxwise import block_of, box_answer, read_boxes, write_block
+from llava.codec.boxwise import Block, block_of, box_answer, read_boxes, write_block
 from llava.constants import BRICK_TOKENS
 from llava.model.checkpoint import Checkpoint
 from llava.model.decoding.brick_confidence import brick_confidence
@@ -357,6 +357,15 @@ def test_confidence_lies_where_the_box_lies_and_mixes_the_edges():
     small = brick_confidence(corner, spans, [(5, len(corner) - 6)], (2, 4))
     assert small[0, 0] == pytest.approx(0.9 * (0.2 + 0.8 + 0 + 1) / 4, abs=0.01) and small[1].max() == 0
     assert not brick_confidence(b"<ref>a</ref><box></box><seg></seg>", [(0, 1.0)], [(5, 28)], (2, 4)).any()
+
+
+@pytest.mark.parametrize(("order", "tail"), [*product(BRICK_ORDERS, (False, True))])
+def test_a_model_that_is_sure_is_believed_cell_by_cell(order, tail):
+    for cells in (blob(0, 9), np.eye(4, 3) > 0, np.eye(5, 2)[::-1] > 0):
+        text = write_block(Block("a", (0, 0, 999, 999), cells), order=order, tail=tail).encode()
+        spans = [(place, 1.0) for place in range(len(text))]
+        found = brick_confidence(text, spans, [(5, len(text) - 6)], cells.shape, order=order)
+        np.testing.assert_allclose(found, cells, atol=1e-6)
 
 
 def test_all_tags_are_found_and_the_longest_is_known(tokenizer):

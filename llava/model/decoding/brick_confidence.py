@@ -14,7 +14,7 @@ from llava.constants import BOX_CLOSE, BOX_OPEN, SEG_OPEN
 from llava.types import FloatArray
 
 _BOX = re.compile(rf"{BOX_OPEN}\s*\((\d+),(\d+)\),\((\d+),(\d+)\){BOX_CLOSE}".encode())
-_BRICK = re.compile(BRICK.pattern.encode())
+_PIECE = re.compile(BRICK.pattern.encode() + rb"|\n")
 _SEG = SEG_OPEN.encode()
 
 
@@ -55,14 +55,29 @@ def brick_confidence(
         # The token that holds a byte is the last one that starts at it or before.
         opened = box.start() + len(BOX_OPEN)
         presence = chances[np.searchsorted(starts, opened, side="right") - 1]
-        bricks = _BRICK.finditer(text, text.find(_SEG, box.end(), end), end)
-        written = [(match[1] == b"f", int(match[2]), match.start()) for match in bricks]
+        written = _written(text, text.find(_SEG, box.end(), end), end, grid_hw[1])
         places = np.searchsorted(starts, [place for *_, place in written], side="right") - 1
         runs = [(inside, cells) for inside, cells, _ in written]
         cells = presence * _cells(runs, chances[places], grid_hw, order)
         x0, y0, x1, y1 = (int(number) for number in box.groups())
         found = np.maximum(found, _spread(cells, (x0, y0, x1, y1)))
     return found.astype(np.float32)
+
+
+def _written(text: bytes, start: int, end: int, width: int) -> list[tuple[bool, int, int]]:
+    """Kind, cells and place of each brick; a line break stands for what its row of cells leaves unwritten."""
+    runs: list[tuple[bool, int, int]] = []
+    filled = lines = 0
+    for match in _PIECE.finditer(text, start, end):
+        if match[1]:
+            inside, cells = match[1] == b"f", int(match[2])
+        else:
+            lines += 1
+            inside, cells = False, lines * width - filled
+        if cells:
+            runs.append((inside, cells, match.start()))
+        filled += cells
+    return runs
 
 
 def _cells(
