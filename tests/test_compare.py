@@ -221,6 +221,7 @@ def test_runs_with_different_truths_are_not_compared(runs):
     [
         (("--draws", "0"), "--draws 0: at least 1"),
         (("--definition", "nonsense"), "unknown definition 'nonsense'"),
+        (("--data-root", "/nowhere"), "--data-root /nowhere is no folder"),
         (("--out", f"{__file__}/page"), "--out .*test_compare.py is a file; choose another folder"),
     ],
 )

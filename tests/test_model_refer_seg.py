@@ -88,6 +88,13 @@ def test_the_shard_comes_from_torchrun(monkeypatch):
     assert own_shard() == Shard(3, 8)
 
 
+def test_a_rank_without_its_number_of_processes_is_told(monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(SystemExit, match="error: rank 3 of 1 processes"):
+        main(command("model", "data", "run"))
+
+
 @pytest.mark.parametrize(
     ("device", "local_rank", "gpu", "expected"),
     [

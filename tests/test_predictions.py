@@ -101,9 +101,10 @@ def test_a_file_system_without_locks_is_used_without_them(tmp_path, monkeypatch,
             write(tmp_path, ["a"])
 
 
-def test_a_damaged_line_is_named_with_its_file_and_number(tmp_path):
+@pytest.mark.parametrize("line", [b'{"id": 1}', b"{", b"5", b"null", b'["id"]'])
+def test_a_damaged_line_is_named_with_its_file_and_number(tmp_path, line):
     path = tmp_path / "x.jsonl"
-    path.write_bytes(record("a").to_line() + b'{"id": 1}\n' + record("b").to_line())
+    path.write_bytes(record("a").to_line() + line + b"\n" + record("b").to_line())
     with pytest.raises(ValueError, match=r"x\.jsonl, line 2 is not a prediction record"):
         read_records(path)
     path.write_bytes(b"\xff\xfe nonsense\n")

@@ -121,6 +121,11 @@ def test_moved_images_are_found_at_their_new_root(run, tmp_path):
     assert embedded(run) == embedded_in(page.decode())
 
 
+def test_a_data_root_that_is_not_there_is_told(run, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: --data-root .*gone is no folder; leave it out"):
+        main([str(run), "--data-root", str(tmp_path / "gone")])
+
+
 def test_a_missing_image_is_drawn_grey_in_its_size(run):
     record = read_records(run / PREDICTIONS_FILE)[0]
     assert open_or_grey(record, "/nowhere").getpixel((3, 3)) == MISSING_IMAGE

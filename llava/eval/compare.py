@@ -28,7 +28,7 @@ from llava.eval.predictions import Record
 from llava.eval.report import finished_records
 from llava.eval.run import RunSettings, check_out, read_settings
 from llava.eval.scoring import StageOverlaps, count_under
-from llava.eval.sheets import last
+from llava.eval.sheets import check_data_root, last
 from llava.files import write_text_atomic
 from llava.types import Rle
 
@@ -206,6 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         definitions = list(dict.fromkeys(find_definition(one) for one in options.definition or (MAIN.name,)))
         if options.draws < 1:
             raise ValueError(f"--draws {options.draws}: at least 1, for example 1000")
+        check_data_root(options.data_root)
         run_a, run_b = read_runs([options.run_a, options.run_b], shared=options.shared)
         out = options.out or options.run_b / f"compare_{options.run_a.resolve().name}"
         check_out(out)

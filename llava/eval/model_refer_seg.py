@@ -144,8 +144,8 @@ def own_device(device: str | None) -> str | None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read, check, answer, score, report."""
     options = parse(arguments)
-    shard = own_shard()
     try:
+        shard = own_shard()
         samples = BENCHMARKS[options.benchmark].read_all(
             options.data_root, options.splits, limit=options.limit, seed=options.seed
         )

@@ -91,7 +91,9 @@ class Record:
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Record:
-        """Record of a decoded line; raises TypeError when fields are missing or unknown."""
+        """Record of a decoded line; raises TypeError where it is no object with these fields."""
+        if not isinstance(fields, dict):
+            raise TypeError(f"{type(fields).__name__}, needed is an object")
         read: dict[str, Any] = {
             "faults": tuple(fields.get("faults", ())),
             "boxes_xyxy": tuple(tuple(box) for box in fields.get("boxes_xyxy", ())),

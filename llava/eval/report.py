@@ -31,7 +31,7 @@ from llava.eval.ranking import risk_coverage
 from llava.eval.run import RunSettings, check_records, read_settings
 from llava.eval.scoring import score_records, summarise
 from llava.eval.semantic_scores import score_maps
-from llava.eval.sheets import draw_sheets
+from llava.eval.sheets import check_data_root, draw_sheets
 from llava.eval.tables import as_text, benchmark_tables
 from llava.eval.targets import score_targets
 from llava.files import write_text_atomic
@@ -61,9 +61,10 @@ def write_report(
         Content of `results.json`.
 
     Raises:
-        FileNotFoundError: the folder holds no run.
+        FileNotFoundError: the folder holds no run, or `data_root` is none.
         ValueError: predictions are missing, doubled or damaged, or of another version of the benchmark.
     """
+    check_data_root(data_root)
     folder = Path(folder)
     settings = read_settings(folder)
     benchmark = benchmark_of(settings.options)

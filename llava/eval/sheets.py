@@ -61,6 +61,12 @@ def draw_sheets(
     return drawn
 
 
+def check_data_root(data_root: str | None) -> None:
+    """Raise FileNotFoundError when a folder of images is named that is not there: all would be grey."""
+    if data_root is not None and not Path(data_root).is_dir():
+        raise FileNotFoundError(f"--data-root {data_root} is no folder; leave it out for that of the run")
+
+
 def write_sheet(path: Path, cards: Sequence[Card]) -> None:
     """Draw cards into a PNG file, whole or not at all."""
     with atomic_path(path) as temporary:
