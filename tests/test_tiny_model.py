@@ -1,5 +1,7 @@
-"""Training rounds of the tiny models: what is written, and where in the image each token is about."""
+"""Training of the tiny models: what a round writes, where in the image it is about, and the command kept."""
 
+import importlib
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,14 +16,18 @@ from llava.settings import SegmentationSettings
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts" / "tiny_model"
 
 
-@pytest.fixture(scope="module")
-def rounds():
+def script(name):
+    """Module of one of the scripts."""
     sys.path.insert(0, str(SCRIPTS))
     try:
-        import rounds
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(SCRIPTS))
-    return rounds
+
+
+@pytest.fixture(scope="module")
+def rounds():
+    return script("rounds")
 
 
 def two_objects():
@@ -86,3 +92,18 @@ def test_a_row_looks_at_the_patches_that_show_the_target_on_its_line(rounds):
     assert rounds.patches_at(mask, 0.6, 2).reshape(2, 2).tolist() == [[False, False], [False, True]]
     assert rounds.patches_at(mask, 0.1, 2).reshape(2, 2).tolist() == [[True, False], [False, False]]
     assert not rounds.patches_at(mask, 0.9, 2).any()
+
+
+def test_the_command_that_is_kept_gives_the_same_options_again():
+    parse = script("train_llava").parse
+    first = parse(["--start", "runs/a folder", "--steps", "7"])
+    assert parse(shlex.split(first.command)[2:]) == first
+    assert first.grounding is None and first.start == Path("runs/a folder")
+
+
+@pytest.mark.parametrize("name", ["tiny-llava-refshapes", "tiny-llava-refshapes-bricks"])
+def test_the_command_of_a_shipped_model_names_no_folder_that_never_was(name):
+    folder = SCRIPTS.parents[1] / "playground" / "checkpoints" / name
+    words = shlex.split(SegmentationSettings.load(folder).training["command"])
+    assert words[:2] == ["python", "scripts/tiny_model/train_llava.py"]
+    assert script("train_llava").parse(words[2:]).grounding is None

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -236,8 +238,15 @@ def resume(
     return int(saved["done"])
 
 
-def main() -> None:
-    """Read the arguments and train."""
+def command_of(options: dict[str, object]) -> str:
+    """Command line that gives these options again; those that are None are left out."""
+    given = [(key, value) for key, value in options.items() if value is not None]
+    words = [word for key, value in given for word in (f"--{key.replace('_', '-')}", str(value))]
+    return shlex.join(["python", "scripts/tiny_model/train_llava.py", *words])
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of a command line, with the `command` that gives them again."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -271,11 +280,10 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=60, help="val questions judged at every save")
     parser.add_argument("--save-every", type=int, default=500, help="steps between saves")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, scenes and wording")
-    args = parser.parse_args()
-    options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in vars(args).items())
-    args.command = f"python scripts/tiny_model/train_llava.py {options}"
-    train(args)
+    args = parser.parse_args(argv)
+    args.command = command_of(vars(args))
+    return args
 
 
 if __name__ == "__main__":
-    main()
+    train(parse())
