@@ -116,7 +116,8 @@ def _checked(rle: dict[str, Any], size_hw: tuple[int, ...]) -> Rle:
 
     pycocotools itself hands out uninitialised memory for run lengths that are too short.
     """
-    size, counts = tuple(rle.get("size") or ()), rle.get("counts")
+    given, counts = rle.get("size"), rle.get("counts")
+    size = tuple(given) if isinstance(given, (list, tuple)) else ()
     if size != tuple(size_hw):
         raise ValueError(f"an RLE states the size {size}, the image has (height, width) {tuple(size_hw)}")
     if isinstance(counts, (str, bytes)):
@@ -126,7 +127,9 @@ def _checked(rle: dict[str, Any], size_hw: tuple[int, ...]) -> Rle:
         raise ValueError(
             f"RLE counts are {type(counts).__name__}; known are a list of lengths, text and bytes"
         )
-    lengths = [int(count) for count in counts]
+    if not {*map(type, counts)} <= {int}:
+        raise ValueError(f"RLE counts {str(counts)[:40]} hold other things than whole numbers")
+    lengths = list(counts)
     _check_total(lengths, size)
     return coco_mask.frPyObjects({"size": list(size), "counts": lengths}, *size)
 

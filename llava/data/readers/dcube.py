@@ -40,6 +40,10 @@ _KEYS = {
 }
 
 
+_LISTS = frozenset({"anno_id", "sent_id", "inner_sent_id"})
+"""Fields that list ids of another table."""
+
+
 @dataclass(frozen=True)
 class _Tables:
     """The four tables by id, and the folder that they lie in."""
@@ -108,8 +112,19 @@ def _load(root: Path, problems: Problems) -> _Tables:
             key: record
             for key, record in content.items()
             if has_keys(record, keys, problems, f"{path}: record {key}")
+            and _lists_ids(record, keys, problems, f"{path}: record {key}")
         }
     return _Tables(folder, **tables)
+
+
+def _lists_ids(record: Mapping[str, Any], keys: frozenset[str], problems: Problems, place: str) -> bool:
+    """Whether the fields of a record that list ids do so; one that does not is reported."""
+    for name in sorted(keys & _LISTS):
+        value = record[name]
+        if not isinstance(value, (list, tuple)) or not all(type(each) is int for each in value):
+            problems.report("record without its fields", place, f"{name} is {value!r}, needed a list of ids")
+            return False
+    return True
 
 
 def _by_sentence(

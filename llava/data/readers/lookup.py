@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,24 +67,58 @@ def load_json(path: Path) -> Any:  # noqa: ANN401 - raw file content
         raise ValueError(f"{path} is not valid JSON ({error}); {DOWNLOAD_AGAIN}") from error
 
 
+def _is_id(value: object) -> bool:
+    return type(value) is int or (isinstance(value, str) and value.replace("_", "").isdecimal())
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value < math.inf
+
+
+_KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    **dict.fromkeys(("id", "image_id", "category_id", "group_id"), (_is_id, "a number")),
+    **dict.fromkeys(("height", "width"), (_is_side, "a number of pixels")),
+    **dict.fromkeys(
+        ("file_name", "image", "name"), (lambda value: isinstance(value, str) and bool(value), "text")
+    ),
+    **dict.fromkeys(
+        ("images", "annotations", "categories", "segments_info", "sentences"),
+        (lambda value: isinstance(value, list), "a list"),
+    ),
+}
+"""What fields hold that mean the same in every format, with the words for it."""
+
+
+def _field_faults(record: object, keys: frozenset[str]) -> Iterator[str]:
+    """What is wrong with the fields of a record, missing ones first."""
+    fields = record if isinstance(record, dict) else {}
+    missing = keys - set(fields)
+    if missing:
+        yield f"lacks {', '.join(sorted(missing))}"
+    for name in sorted(keys & set(fields) & set(_KINDS)):
+        fits, kind = _KINDS[name]
+        if not fits(fields[name]):
+            yield f"has the {name} {str(fields[name])[:40]!r}, needed {kind}"
+
+
 def require(record: object, keys: frozenset[str], place: str) -> dict[str, Any]:
     """The record itself.
 
     Raises:
-        ValueError: it is no object, or lacks keys.
+        ValueError: it is no object, lacks keys, or holds other things than `_KINDS` says.
     """
-    fields = record if isinstance(record, dict) else {}
-    if not keys <= set(fields):
-        raise ValueError(f"{place} lacks {', '.join(sorted(keys - set(fields)))}; {DOWNLOAD_AGAIN}")
-    return fields
+    faults = list(_field_faults(record, keys))
+    if faults or not isinstance(record, dict):
+        raise ValueError(f"{place} {', '.join(faults)}; {DOWNLOAD_AGAIN}")
+    return record
 
 
 def has_keys(record: object, keys: frozenset[str], problems: Problems, place: str) -> bool:
-    """Whether a record is an object with all keys; one that is not is reported."""
-    missing = keys - set(record) if isinstance(record, dict) else keys
-    if missing:
-        problems.report("record without its fields", place, f"lacks {', '.join(sorted(missing))}")
-    return not missing
+    """Whether a record is an object with all keys, each as `_KINDS` says; one that is not is reported."""
+    faults = list(_field_faults(record, keys))
+    if faults:
+        problems.report("record without its fields", place, ", ".join(faults))
+    return not faults
 
 
 def is_filled_file(path: Path) -> bool:

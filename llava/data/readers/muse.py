@@ -95,9 +95,14 @@ def _questions(
 ) -> Iterator[tuple[int, str, list[tuple[dict[str, Any], Rle]], str]]:
     """Number, words, targets with masks, and answer of each usable question."""
     questions, answers = record["questions"] or [], record["answers"] or []
+    if not isinstance(questions, list) or not isinstance(answers, list):
+        given = f"questions {str(questions)[:40]!r} and answers {str(answers)[:40]!r}, needed lists"
+        problems.report("words that are no list", place, given)
+        return
     texts = record.get("text_answers") or [None] * len(questions)
-    if not len(questions) == len(answers) == len(texts):
-        counts = f"{len(questions)} questions, {len(answers)} answers and {len(texts)} text answers"
+    if not isinstance(texts, list) or not len(questions) == len(answers) == len(texts):
+        text_count = len(texts) if isinstance(texts, list) else 0
+        counts = f"{len(questions)} questions, {len(answers)} answers and {text_count} text answers"
         problems.report(
             "questions without answers", place, f"the record has {counts}, needed as many of each"
         )
@@ -106,6 +111,8 @@ def _questions(
         where = f"{place}, question {k}"
         if not targets or not str(question).strip():
             problems.note("questions without words or targets", where)
+        elif not isinstance(targets, list) or not isinstance(text, (str, type(None))):
+            problems.report("words that are no list", where, f"targets {str(targets)[:40]!r}, needed a list")
         elif text is not None and text.count(PLACEHOLDER) != len(targets):
             problems.note("text answers that do not fit their targets", where)
         else:

@@ -95,7 +95,11 @@ def read_pascal_part(root: Path, split: str, problems: Problems) -> Iterator[Sam
 def _read_coco(path: Path, spec: str, pictures: Pictures, problems: Problems) -> Iterator[Sample]:
     """Samples of one COCO file of objects and parts."""
     content = require(load_json(path), _KEYS, str(path))
-    names = {category["id"]: plain_part_name(category["name"]) for category in content["categories"]}
+    categories = (
+        require(category, frozenset({"id", "name"}), f"{path}: category number {number}")
+        for number, category in enumerate(content["categories"])
+    )
+    names = {category["id"]: plain_part_name(category["name"]) for category in categories}
     by_image = _annotations_by_image(content, names, path, problems)
     seen: set[int] = set()
     records = content["images"]
@@ -135,7 +139,8 @@ def _annotations_by_image(
 ) -> dict[int, dict[str, list[Mapping[str, Any]]]]:
     """Annotations by image and class name, in the order of the file."""
     by_image: dict[int, dict[str, list[Mapping[str, Any]]]] = {}
-    listed = {record["id"] for record in content["images"] if "id" in record}
+    listed = [record.get("id") for record in content["images"] if isinstance(record, dict)]
+    known = {image_id for image_id in listed if isinstance(image_id, (int, str))}
     seen: set[int] = set()
     for number, annotation in enumerate(content["annotations"]):
         if not has_keys(annotation, _ANNOTATION_KEYS, problems, f"{path}: annotation number {number}"):
@@ -147,7 +152,7 @@ def _annotations_by_image(
             problems.report(
                 "unknown class", place, f"category {annotation['category_id']} is not in the file"
             )
-        elif annotation["image_id"] not in listed:
+        elif annotation["image_id"] not in known:
             problems.report("unknown image", place, f"image {annotation['image_id']} is not in the file")
         else:
             classes = by_image.setdefault(annotation["image_id"], {})

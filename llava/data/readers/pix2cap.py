@@ -57,7 +57,7 @@ def read_pix2cap(root: Path, split: str, problems: Problems) -> Iterator[Sample]
                 mask=mask,
                 boxes_xyxy=(rle_box_xyxy(mask),),
                 synonyms=_CLASSES[segment["category_id"]].synonyms,
-                question=" ".join(segment["description"].split()),
+                question=" ".join(str(segment["description"]).split()),
             )
 
 

@@ -9,6 +9,7 @@ REFER page, RRSIS-D (RMSIN, CVPR 2024; masks as a list of one RLE) and Ref-ZOM (
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -222,7 +223,12 @@ class _Reader:
         """
         given = ref["ann_id"] if isinstance(ref["ann_id"], (list, tuple)) else [ref["ann_id"]]
         zero = ref.get("source") == "zero"
-        ann_ids = [] if zero else [int(ann_id) for ann_id in given if ann_id != -1]
+        if not all(type(ann_id) is int for ann_id in given):
+            raise WrongRefError(
+                "annotation that is no number",
+                f"{self.refs_path}: ref {ref['ref_id']} names the annotations {given}, needed numbers",
+            )
+        ann_ids = [] if zero else [ann_id for ann_id in given if ann_id != -1]
         absent = ref.get("no_target", zero if "source" in ref else not ann_ids)
         if bool(absent) == bool(ann_ids):
             key = "no_target" if "no_target" in ref else "source"
@@ -236,7 +242,8 @@ class _Reader:
     def _category(self, ann_ids: Sequence[int], ref: Mapping[str, Any]) -> str:
         """Class names of the targets, each once, in order."""
         targets = [self.index.annotation(ann_id, ref, self.refs_path) for ann_id in ann_ids]
-        names = [self.index.categories.get(target.get("category_id", 0), "") for target in targets]
+        numbers = [target.get("category_id", 0) for target in targets]
+        names = [self.index.categories.get(number, "") for number in numbers if isinstance(number, int)]
         return ", ".join(dict.fromkeys(name for name in names if name))
 
     def _mask(
@@ -253,7 +260,14 @@ class _Reader:
             if mask is None:
                 return None
             masks.append(mask)
-            boxes.append(_box_xyxy(annotation.get("bbox"), mask))
+            box = _box_xyxy(annotation.get("bbox"), mask)
+            if box is None:
+                raise WrongRefError(
+                    "box that is none",
+                    f"{self.index.path}: annotation {ann_id} has the bbox {annotation['bbox']!r}, needed "
+                    "[x, y, width, height] in pixels, or none",
+                )
+            boxes.append(box)
         return merge_rles(masks, size_hw), tuple(boxes), tuple(masks) if len(masks) > 1 else ()
 
     def _annotated_mask(
@@ -287,11 +301,15 @@ class _Reader:
             _LOG.warning("%s: %d refs have a target without a single pixel", self.spec, self.without_pixel)
 
 
-def _box_xyxy(bbox_xywh: Sequence[float] | None, mask: Rle) -> Box:
-    """Annotated box as corners, or the tight box of the mask where none is annotated."""
-    if not bbox_xywh:
+def _box_xyxy(bbox_xywh: Any, mask: Rle) -> Box | None:  # noqa: ANN401 - raw JSON
+    """Annotated box as corners, or the tight box of the mask where none is annotated; None for no box."""
+    if bbox_xywh is None or bbox_xywh == []:
         return rle_box_xyxy(mask)
-    x, y, width, height = (float(value) for value in bbox_xywh)
+    if not isinstance(bbox_xywh, (list, tuple)) or len(bbox_xywh) != 4:
+        return None
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in bbox_xywh):
+        return None
+    x, y, width, height = map(float, bbox_xywh)
     return x, y, x + width, y + height
 
 

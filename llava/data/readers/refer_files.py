@@ -145,14 +145,17 @@ class Instances:
         content = load_json(path)
         if not isinstance(content, dict) or not {"images", "annotations"} <= set(content):
             raise ValueError(f"{path} has no images and annotations; {DOWNLOAD_AGAIN}")
+        require(content, frozenset({"images", "annotations"}), str(path))
+        given = content.get("categories")
+        categories = given if isinstance(given, list) else []
         return cls(
             path,
             images=_by_id(content["images"], _IMAGE_KEYS, f"{path}: image"),
             annotations=_by_id(content["annotations"], _ANNOTATION_KEYS, f"{path}: annotation"),
             categories={
                 fields["id"]: str(fields["name"])
-                for fields in content.get("categories", [])
-                if {"id", "name"} <= set(fields)
+                for fields in categories
+                if isinstance(fields, dict) and isinstance(fields.get("id"), int) and "name" in fields
             },
         )
 
