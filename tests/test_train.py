@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import random
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_GRID, tiny_llava, tiny_settings
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils.data import BatchSampler
 from transformers import TrainerCallback
 
@@ -235,6 +236,17 @@ def test_a_killed_run_resumes_to_bit_identical_weights(data, tiny_llava_folder, 
     assert last_whole_checkpoint(data / "killed").name == "checkpoint-4"
     train(prepare(command(tiny_llava_folder, data, data / "killed", *more, "--resume")))
     assert_identical(data / "killed", data / "whole")
+
+
+def test_a_loss_that_is_no_number_is_shown_as_such(data, tiny_llava_folder, capsys):
+    base = data / "base"
+    shutil.copytree(tiny_llava_folder, base)
+    weights = load_file(base / "model.safetensors")
+    weights["language_model.lm_head.weight"].fill_(torch.nan)
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    trained = train(prepare(command(base, data, data / "out", "--max_steps", "1")))
+    assert math.isnan(next(line["loss"] for line in trained.state.log_history if "loss" in line))
+    assert "loss nan" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("bf16", ["False", "True"])

@@ -181,6 +181,7 @@ def training_arguments(arguments: Arguments) -> TrainingArguments:
         ddp_find_unused_parameters=False,
         dataloader_num_workers=arguments.data.dataloader_num_workers,
         dataloader_pin_memory=not on_cpu,
+        logging_nan_inf_filter=False,  # would show a loss that is no number as 0
         remove_unused_columns=False,
         label_names=["labels"],
     )
