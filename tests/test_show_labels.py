@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import pytest
 from conftest import tiny_llava
@@ -67,3 +68,12 @@ def tokenized_labels():
 def test_a_wrong_grid_ends_with_a_sentence(flags):
     with pytest.raises(SystemExit, match=r"error: .*1 of 1 records have a 4x4 grid"):
         main([*flags, "--grid", "5"])
+
+
+def test_a_checkpoint_without_its_tokenizer_ends_with_a_sentence(flags, tiny_llava_folder, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "segmentation.json"):
+        shutil.copyfile(tiny_llava_folder / name, folder / name)
+    with pytest.raises(SystemExit, match=r"error: .*the processor .* cannot be read"):
+        main([*flags, "--model_name_or_path", str(folder)])

@@ -20,13 +20,14 @@ from test_engines import run as run_processes
 from test_train import assert_identical, command, kill_at, with_images
 
 from llava.codec.boxwise import block_of, box_answer, write_block
-from llava.constants import BRICK_TOKENS
+from llava.constants import BRICK_TOKENS, IGNORE_INDEX
 from llava.data.record_form import form_for
 from llava.model.checkpoint import load_checkpoint, merge
 from llava.model.new_tokens import brick_token_ids
 from llava.model.text_mask import TextMaskSegmenter
 from llava.settings import BRICKS, SegmentationSettings
 from llava.train.dataset import open_image
+from llava.train.show_labels import main as show_labels
 from llava.train.train import prepare, train
 from llava.types import Query
 
@@ -99,6 +100,15 @@ def test_a_split_vocabulary_is_refused(data, tiny_llava_folder, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ValueError, match=r"ZeRO-3 splits the vocabulary .* scripts/zero1.json"):
         plan_of(tiny_llava_folder, data, *BRICK_FLAGS, "--deepspeed", "scripts/zero3.json")
+
+
+def test_the_labels_that_are_shown_are_those_of_the_training(data, tiny_llava_folder, capsys):
+    sample = plan_of(tiny_llava_folder, data, *BRICK_FLAGS).data.dataset[0]
+    supervised = int((sample["labels"] != IGNORE_INDEX).sum())
+    places = ("--data_path", data / "train.json", "--image_folder", data, "--count", "8")
+    show_labels(["--model_name_or_path", str(tiny_llava_folder), *map(str, places), *BRICK_FLAGS])
+    record = capsys.readouterr().out.split("record r0 ")[1]
+    assert f"{supervised} of {len(sample['labels'])} tokens supervised" in record
 
 
 def test_records_of_an_image_wise_codec_are_refused(data, tiny_llava_folder):

@@ -21,7 +21,8 @@ from llava.data.prompt import PROMPTS, render
 from llava.data.records import Record
 from llava.data.tokens import tokenize
 from llava.model.checkpoint import load_processor
-from llava.settings import SegmentationSettings
+from llava.model.new_tokens import add_brick_tokens
+from llava.settings import BRICKS, SegmentationSettings
 from llava.train.arguments import ModelArguments
 from llava.train.data import open_draws
 from llava.train.dataset import image_tokens_of, load_records, open_image, rounds_of
@@ -94,10 +95,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     try:
         settings = resolve(model, read_base(given.model_name_or_path)).settings
+        processor = load_processor(given.model_name_or_path)
         records = _choose(given, settings)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-    processor = load_processor(given.model_name_or_path)
+    if settings.codec == BRICKS:
+        add_brick_tokens(processor.tokenizer)
     for record in records:
         count = image_tokens_of(record, Path(given.image_folder), processor, settings)
         ids, labels = tokenize(render(settings.prompt, rounds_of(record)), processor, image_tokens=count)
