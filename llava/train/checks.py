@@ -286,8 +286,6 @@ def _fsdp_problems(run: RunArguments) -> list[str]:
         problems.append("--fsdp and --deepspeed exclude each other: both split the model")
     if run.fp16:
         problems.append("--fsdp does not scale float16 losses; use --bf16 True")
-    if run.preview_steps:
-        problems.append("--preview_steps: a model split by --fsdp writes no answers; leave it out")
     if not is_launched(run):
         problems.append("--fsdp needs a launcher: torchrun --nproc_per_node N -m llava.train.train ...")
     return problems
