@@ -89,6 +89,7 @@ WRONG = [
         "damaged conversation",
         r"stands in turns \[0, 2\]",
     ),
+    (record("Hi", "Ho \ud83d"), "damaged conversation", "turn 1 holds half a character"),
     (record(ASK, SAY), "damaged conversation", "nowhere, as the record has no image"),
     (record(image=["a.jpg", "b.jpg"]), "damaged conversation", "must be a path under the image folder"),
     (record(image="/etc/a.jpg"), "image outside the folder", "must be a path under the image folder"),

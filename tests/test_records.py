@@ -239,6 +239,7 @@ GPT = {"from": "gpt", "value": "a"}
         ),
         (record(conversations=[{**HUMAN, "value": "<image><image>"}, GPT]), r"turns \[0, 0\]"),
         ({"id": 1, "conversations": [HUMAN, GPT]}, "it must stand nowhere"),
+        (record(conversations=[HUMAN, {"from": "gpt", "value": "\ud83d"}]), "turn 1 holds half a character"),
     ],
 )
 def test_a_wrong_record_is_named_by_its_number(tmp_path, wrong, message):

@@ -219,6 +219,8 @@ def test_a_damaged_or_missing_store_is_named(tmp_path):
         ("images.arrow", b"cut"),
         ("store.json", b"{"),
         ("store.json", b'{"format": 0}'),
+        ("store.json", b"[1]"),
+        ("store.json", b'{"format": 1, "anchors": 3}'),
     ):
         path = tmp_path / "s" / name
         whole = path.read_bytes()

@@ -11,6 +11,7 @@ left to right, `flip` true (ours).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ WRITE_AGAIN = "it is cut or damaged, write it again"
 
 SPEAKERS = ("human", "gpt")
 """Who speaks in even and in odd turns."""
+
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""Half of a pair that stands for one character; alone it is no text, and no tokenizer or file takes it."""
 
 
 def check_record(record: object, place: str) -> Record:
@@ -80,6 +85,8 @@ def _turn_problems(turns: object, has_image: bool) -> Iterator[str]:
         text = turn.get("value") if isinstance(turn, dict) and turn.get("from") == speaker else None
         if not isinstance(text, str) or not text.strip():
             yield f'turn {number} must be {{"from": "{speaker}", "value": some text}}'
+        elif not text.isascii() and _HALF_CHARACTER.search(text):
+            yield f"turn {number} holds half a character, as from an emoji that was cut; take it out"
         texts.append(text if isinstance(text, str) else "")
     places = [number for number, text in enumerate(texts) for _ in range(text.count(IMAGE_TOKEN))]
     if places != ([0] if has_image else []):

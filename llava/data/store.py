@@ -183,8 +183,12 @@ def _read_about(folder: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); build the store again") from error
-    if about.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {about.get('format')!r}, needed {FORMAT}; build the store again")
+    given = about.get("format") if isinstance(about, dict) else None
+    if given != FORMAT:
+        raise ValueError(f"{path} has format {given!r}, needed {FORMAT}; build the store again")
+    missing = [name for name in ("family", "anchors", "images") if name not in about]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; build the store again")
     return about
 
 
