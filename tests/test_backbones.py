@@ -170,6 +170,13 @@ def test_a_record_that_cannot_be_taken_apart_is_named(images):
         dataset[0]
 
 
+def test_a_record_whose_image_is_too_narrow_for_the_family_is_named(images, picture):
+    _, dataset = features_of("qwen2_vl", images)
+    picture(1, 300).save(images / "0.png")
+    with pytest.raises(ValueError, match=r"record 'r0', image of \(1, 300\) pixels: .*aspect ratio"):
+        token_lengths(RECORDS, dataset.processor, dataset.settings, images)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_saved_processor_comes_back_and_tells_its_family(name, tmp_path):
     _, processor, _ = tiny(name)

@@ -6,7 +6,15 @@ from conftest import tiny_llava
 from transformers import LlavaConfig, Qwen2VLConfig
 
 from llava.constants import IGNORE_INDEX
-from llava.train.batch import ROW_TOKENS, Collator, PackedCollator, check_packing, fill_rows, make_collator
+from llava.train.batch import (
+    ROW_TOKENS,
+    Collator,
+    CollatorWithImage,
+    PackedCollator,
+    check_packing,
+    fill_rows,
+    make_collator,
+)
 from llava.train.lora import add_lora
 
 IMAGE_TOKENS = 16
@@ -38,6 +46,18 @@ def test_a_batch_is_padded_on_the_right_and_padding_is_not_learnt():
     assert batch["labels"].tolist() == [[5, 6, 7], [8, IGNORE_INDEX, IGNORE_INDEX]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["pixel_values"].shape == (1, 3, 4, 4)
+
+
+def test_a_batch_without_an_image_gets_one_where_every_batch_must_show_one():
+    blank = {"input_ids": torch.tensor([9, 9]), "labels": torch.tensor([IGNORE_INDEX] * 2)}
+    blank["pixel_values"] = torch.zeros(1, 3, 2, 2)
+    text = {"input_ids": torch.tensor([5]), "labels": torch.tensor([5])}
+    collator = CollatorWithImage(Collator(0), blank)
+    alone = collator([text])
+    assert alone["input_ids"].tolist() == [[5, 0], [9, 9]] and alone["pixel_values"].shape == (1, 3, 2, 2)
+    assert alone["labels"].tolist() == [[5, IGNORE_INDEX], [IGNORE_INDEX] * 2]
+    shown = {**text, "pixel_values": torch.ones(1, 3, 2, 2)}
+    assert torch.equal(collator([text, shown])["pixel_values"], shown["pixel_values"])
 
 
 def test_whatever_an_image_brings_is_joined_in_the_order_of_the_samples():

@@ -150,6 +150,18 @@ def test_other_stages_of_zero_train_like_one_process(alone, data, tiny_llava_fol
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("more", [("--deepspeed", "scripts/zero3.json"), ("--fsdp", "True")], ids=str)
+def test_processes_need_not_agree_on_whether_a_batch_has_an_image(data, tiny_llava_folder, more):
+    write_records(data / "both.json", [record(0), record(1, with_image=False)])
+    small = ("--data_path", str(data / "both.json"), "--global_batch_size", "2")
+    one, two = data / f"one{more[0]}", data / f"two{more[0]}"
+    train(prepare(flags(tiny_llava_folder, data, one, *small)))
+    words = flags(tiny_llava_folder, data, two, *small, "--per_device_train_batch_size", "1", *more)
+    run(TORCHRUN, words, may_abort=True)
+    assert_same_run(two, one)
+
+
+@pytest.mark.slow
 def test_the_deepspeed_launcher_trains_like_one_process(alone, data, tiny_llava_folder):
     output = data / "deepspeed_launcher"
     run(DEEPSPEED, flags(tiny_llava_folder, data, output, "--deepspeed", "scripts/zero2.json"))

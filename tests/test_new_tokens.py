@@ -21,6 +21,7 @@ from llava.model.new_tokens import (
     missing_brick_tokens,
     start_rows,
     trained_vocabulary,
+    vocabulary_rows,
 )
 from llava.settings import BRICKS, SegmentationSettings
 from llava.train.lora import add_lora
@@ -122,6 +123,16 @@ def test_a_vocabulary_grows_by_rows_that_are_not_random_and_keeps_the_old_ones(n
         assert torch.equal(weight[:rows], before)
         torch.testing.assert_close(weight[rows:], before.mean(dim=0).expand(len(weight) - rows, -1))
     assert is_tied(model) == tied
+
+
+def test_a_vocabulary_that_zero_3_has_split_has_all_of_its_rows():
+    model, processor = tiny_llava()
+    rows = vocabulary_rows(model)
+    weight = model.get_input_embeddings().weight
+    weight.ds_shape, weight.data = weight.shape, torch.empty(0)
+    assert vocabulary_rows(model) == rows == model.config.text_config.vocab_size
+    make_room(model, processor.tokenizer)
+    assert weight.numel() == 0
 
 
 def test_spare_rows_are_used_before_new_ones_are_made():

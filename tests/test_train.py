@@ -28,7 +28,7 @@ from llava.train.dataset import (
     token_lengths,
 )
 from llava.train.lora import projector_of
-from llava.train.train import prepare, train
+from llava.train.train import main, prepare, train
 from llava.train.trainer import SampleOrder, sample_order
 
 ROOT = Path(__file__).parents[1]
@@ -236,6 +236,15 @@ def test_a_killed_run_resumes_to_bit_identical_weights(data, tiny_llava_folder, 
     assert last_whole_checkpoint(data / "killed").name == "checkpoint-4"
     train(prepare(command(tiny_llava_folder, data, data / "killed", *more, "--resume")))
     assert_identical(data / "killed", data / "whole")
+
+
+def test_a_base_with_a_cut_off_weight_file_ends_with_a_sentence(data, tiny_llava_folder):
+    base = data / "base"
+    shutil.copytree(tiny_llava_folder, base)
+    whole = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit, match=r"error: .*base: a weight file is damaged or cut off"):
+        main(command(base, data, data / "out"))
 
 
 def test_a_loss_that_is_no_number_is_shown_as_such(data, tiny_llava_folder, capsys):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from test_backbones import RECORDS, SHAPES, features_of
-from tiny_backbones import FAMILIES
+from tiny_backbones import FAMILIES, tiny
 
 from llava.model.backbones import BACKBONES
-from llava.train.batch import PACKABLE_TEXT, Collator, PackedCollator, check_packing
+from llava.train.batch import PACKABLE_TEXT, Collator, CollatorWithImage, PackedCollator, check_packing
+from llava.train.dataset import blank_features
 from llava.train.lora import add_lora, linears_under
 from llava.train.trainable import unreached_loss
 
@@ -53,3 +54,14 @@ def test_packed_and_padded_losses_agree_or_packing_is_refused(family):
         padded = model(**Collator(0)(features), use_cache=False).loss
         packed = [model(**PackedCollator(0, row_tokens, 4096)(features)).loss for row_tokens in (0, None)]
     assert [float(loss) for loss in packed] == pytest.approx([float(padded)] * 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES, indirect=True)
+def test_a_blank_image_beside_text_alone_changes_no_loss(family):
+    name, model, features = family
+    _, processor, settings = tiny(name)
+    blank = blank_features(processor, settings)
+    with torch.no_grad():
+        alone = model(**Collator(0)(features[-1:]), use_cache=False).loss
+        shown = model(**CollatorWithImage(Collator(0), blank)(features[-1:]), use_cache=False).loss
+    assert float(shown) == pytest.approx(float(alone), abs=1e-6)

@@ -85,6 +85,12 @@ def is_tied(model: Any) -> bool:  # noqa: ANN401
     return bool(model.get_input_embeddings().weight is model.get_output_embeddings().weight)
 
 
+def vocabulary_rows(model: Any) -> int:  # noqa: ANN401
+    """Rows of a model's input embeddings, also where ZeRO-3 has split them and left nothing there."""
+    weight = model.get_input_embeddings().weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])
+
+
 def make_room(model: Any, tokenizer: Any) -> None:  # noqa: ANN401
     """Give both vocabulary matrices of a model a row for each token; spare rows at their ends are used first.
 
@@ -95,7 +101,7 @@ def make_room(model: Any, tokenizer: Any) -> None:  # noqa: ANN401
         model: of a known family, without adapters; changed in place.
         tokenizer: with all of its tokens.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = vocabulary_rows(model)
     if len(tokenizer) <= rows:
         return
     means = [_mean_row(weight, rows) for weight in _matrices(model)]

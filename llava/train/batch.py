@@ -91,6 +91,28 @@ class PackedCollator:
         return batch | join_images([feature for row in rows for feature in row])
 
 
+@dataclass(frozen=True)
+class CollatorWithImage:
+    """Batches of another collator, each of which shows an image.
+
+    Where weights are split (DeepSpeed ZeRO-3, FSDP), all processes exchange those of one layer after another.
+    One whose batch has no image would leave the vision tower out, or take gradients in another order, and
+    meet the others in another layer.
+
+    Attributes:
+        collator: makes a batch of features.
+        blank: features of a sample with an image and without labels, added where no other sample has one.
+    """
+
+    collator: Collator | PackedCollator
+    blank: dict[str, torch.Tensor]
+
+    def __call__(self, features: Sequence[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        """The batch of the features, with the blank one behind them if it is needed."""
+        shown = any("pixel_values" in each for each in features)
+        return self.collator(features if shown else [*features, self.blank])
+
+
 def fill_rows(lengths: Sequence[int], budget: int, *, hidden_size: int) -> list[list[int]]:
     """Numbers of the samples of each row, rows of nearly equal length.
 

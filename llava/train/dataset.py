@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from llava.constants import SEG_OPEN
+from llava.constants import IMAGE_TOKEN, SEG_OPEN
 from llava.data.prompt import render
 from llava.data.record_form import check_forms, count_forms, form_for
 from llava.data.records import Record, read_records
@@ -27,6 +27,9 @@ MEASURED_AT_ONCE = 256
 """Texts per call of the tokenizer while samples are measured."""
 ANSWERS_DECODED = 200
 """Records whose answers are decoded before training, spread evenly."""
+
+BLANK_SIDE = 28
+"""Pixels of a black square that stands for no image: one token of Qwen2-VL, resized by all others."""
 
 
 def rounds_of(record: Record) -> list[tuple[str, str]]:
@@ -215,9 +218,23 @@ def text_features(
         ids, labels = tokenize(render(settings.prompt, rounds_of(record)), processor, image_tokens=count)
     except ValueError as error:
         raise ValueError(f"record {record['id']!r}: {error}") from error
+    return _token_features(ids, labels, processor)
+
+
+def _token_features(ids: list[int], labels: list[int], processor: Any) -> dict[str, torch.Tensor]:  # noqa: ANN401
+    """Token ids and labels as tensors (n,), and what else the family takes of each token."""
     words = torch.tensor(ids)
     more = backbone_of_processor(processor).text_inputs(words, processor)
     return {"input_ids": words, "labels": torch.tensor(labels)} | more
+
+
+def blank_features(processor: Any, settings: SegmentationSettings) -> dict[str, torch.Tensor]:  # noqa: ANN401
+    """Features of a sample that shows a black image and teaches nothing: no token of it is supervised."""
+    backbone = backbone_of_processor(processor)
+    image = Image.new("RGB", (BLANK_SIDE, BLANK_SIDE))
+    count = backbone.image_tokens(image.size, processor, settings)
+    ids, labels = tokenize(render(settings.prompt, [(IMAGE_TOKEN, None)]), processor, image_tokens=count)
+    return _token_features(ids, labels, processor) | backbone.image_inputs(image, processor, settings)
 
 
 def image_tokens_of(
@@ -226,7 +243,11 @@ def image_tokens_of(
     processor: Any,  # noqa: ANN401
     settings: SegmentationSettings,
 ) -> int:
-    """Number of tokens that the record's image occupies."""
+    """Number of tokens that the record's image occupies.
+
+    Raises:
+        ValueError: the family takes no image of this shape; names the record.
+    """
     backbone = backbone_of_processor(processor)
     if backbone.has_fixed_size(settings):
         size_wh = (settings.image_side, settings.image_side)
@@ -234,7 +255,10 @@ def image_tokens_of(
         size_wh = image_size(image_folder / record["image"], crop=record.get("crop_size"))
     else:
         return 0
-    return backbone.image_tokens(size_wh, processor, settings)
+    try:
+        return backbone.image_tokens(size_wh, processor, settings)
+    except ValueError as error:
+        raise ValueError(f"record {record['id']!r}, image of {size_wh} pixels: {error}") from error
 
 
 def image_features(

@@ -29,8 +29,8 @@ SCHEDULER_FILE = "scheduler.pt"
 def shard(model: Any, mesh: DeviceMesh, *, compute: torch.dtype | None = None) -> None:  # noqa: ANN401
     """Split every parameter of a model over the processes of a mesh, in place.
 
-    Each layer of the language model is gathered when it runs. The rest (vision tower, projector, embeddings)
-    is gathered for the whole pass: processes need not agree on whether their batch has an image.
+    Each layer of the language model is gathered when it runs, the rest (vision tower, projector, embeddings)
+    for the whole pass. Every batch must show an image (`llava.train.batch.CollatorWithImage`).
 
     Args:
         model: of a known family, with or without adapters.

@@ -36,11 +36,19 @@ from llava.model.checkpoint import load_base, load_processor
 from llava.model.new_tokens import add_brick_tokens, brick_token_ids, make_room, start_rows
 from llava.settings import BRICKS, SegmentationSettings
 from llava.train.arguments import Arguments, RunArguments, parse, training_arguments
-from llava.train.batch import check_packing, make_collator
+from llava.train.batch import Collator, CollatorWithImage, PackedCollator, check_packing, make_collator
 from llava.train.checkpoints import check_agreement, last_whole_checkpoint
 from llava.train.checks import refuse, together, token_problems
 from llava.train.data import TrainingData, load_data
-from llava.train.engine import Engine, choose_engine, pass_samples, run_on_cpu, start_deepspeed_on_cpu
+from llava.train.dataset import blank_features
+from llava.train.engine import (
+    Engine,
+    choose_engine,
+    pass_samples,
+    run_on_cpu,
+    start_deepspeed_on_cpu,
+    zero_stage,
+)
 from llava.train.fsdp import ShardedTrainer
 from llava.train.lora import parameter_groups, quantization
 from llava.train.preview import Previews, choose_examples
@@ -199,11 +207,26 @@ def new_settings(plan: Plan) -> SegmentationSettings:
     return replace(plan.resolved.settings, training=facts)
 
 
+def _collator(plan: Plan, hidden_size: int) -> Collator | PackedCollator | CollatorWithImage:
+    """How batches of the run are put together, for a language model of that width."""
+    tokenizer, data = plan.processor.tokenizer, plan.arguments.data
+    collator = make_collator(
+        tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        packing=data.packing,
+        row_tokens=data.packing_length,
+        attention=plan.engine.attention,
+        hidden_size=hidden_size,
+    )
+    run = plan.arguments.run
+    is_split = run.fsdp or (run.deepspeed is not None and zero_stage(run.deepspeed) == 3)
+    if not is_split:
+        return collator
+    return CollatorWithImage(collator, blank_features(plan.processor, plan.resolved.settings))
+
+
 def build_trainer(plan: Plan, args: TrainingArguments) -> MaskTextTrainer:
     """Model, data and optimizer of a plan, put together."""
     settings = new_settings(plan)
-    tokenizer = plan.processor.tokenizer
-    pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     data, rates = plan.arguments.data, rates_of(plan.arguments.model, plan.arguments.run)
     model = build_model(plan)
     table = trainable_table(model, parameter_groups(model, rates))
@@ -215,13 +238,7 @@ def build_trainer(plan: Plan, args: TrainingArguments) -> MaskTextTrainer:
         model,
         args,
         train_dataset=plan.data.dataset,
-        collator=make_collator(
-            pad_id,
-            packing=data.packing,
-            row_tokens=data.packing_length,
-            attention=plan.engine.attention,
-            hidden_size=model.config.get_text_config().hidden_size,
-        ),
+        collator=_collator(plan, model.config.get_text_config().hidden_size),
         processor=plan.processor,
         settings=settings,
         lengths=plan.data.lengths,
@@ -234,10 +251,12 @@ def build_trainer(plan: Plan, args: TrainingArguments) -> MaskTextTrainer:
     )
 
 
-def train(plan: Plan) -> MaskTextTrainer:
-    """Run a plan and save what it made, or stop with a checkpoint where a signal asks for it.
+def set_up(plan: Plan) -> MaskTextTrainer:
+    """Trainer of a plan, its weights read.
 
-    The trainer comes back; its `stop.stopped` tells which.
+    Raises:
+        ValueError: the processes disagree on where to go on, or the base's weights do not fit.
+        FileNotFoundError: weights are missing.
     """
     run = plan.arguments.run
     args = training_arguments(plan.arguments)
@@ -247,29 +266,43 @@ def train(plan: Plan) -> MaskTextTrainer:
     if args.should_save:
         written = {"facts": plan.facts(), "command": new_settings(plan).training["command"]}
         write_text_atomic(Path(run.output_dir, RUN_FILE), json.dumps(written, indent=2) + "\n")
-    trainer = build_trainer(plan, args)
+    return build_trainer(plan, args)
+
+
+def carry_out(plan: Plan, trainer: MaskTextTrainer) -> None:
+    """Train and save what came out, or stop with a checkpoint where a signal asks for it.
+
+    The trainer's `stop.stopped` tells which.
+    """
     with trainer.stop_request:
         trainer.train(resume_from_checkpoint=str(plan.checkpoint) if plan.checkpoint else None)
         if trainer.stop.stopped:
             log.info("stopped after step %d; go on with --resume", trainer.state.global_step)
         else:
             trainer.save_model()
-            log.info("saved %s", run.output_dir)
+            log.info("saved %s", plan.arguments.run.output_dir)
+
+
+def train(plan: Plan) -> MaskTextTrainer:
+    """The trainer of a plan that was carried out."""
+    trainer = set_up(plan)
+    carry_out(plan, trainer)
     return trainer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: a wrong setting ends with a sentence, a crash in training with its traceback."""
+    """Entry point: a wrong setting or base ends with a sentence, a crash in training with its traceback."""
     first = int(os.environ.get("RANK", "0")) == 0
     logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
     try:
         plan = prepare(sys.argv[1:] if argv is None else argv)
+        trainer = set_up(plan)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-    stopped = train(plan).stop.stopped
+    carry_out(plan, trainer)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    if stopped:
+    if trainer.stop.stopped:
         raise SystemExit(STOPPED)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from llava.constants import SEGMENTATION_FILE
 from llava.data.prompt import find_prompt
-from llava.model.new_tokens import missing_brick_tokens
+from llava.model.new_tokens import missing_brick_tokens, vocabulary_rows
 from llava.settings import BRICKS, SegmentationSettings
 
 DYNAMIC = 0
@@ -127,7 +127,7 @@ class Backbone(ABC):
         tokenizer, found = processor.tokenizer, []
         token, needed = processor.image_token, model.config.image_token_id
         image_id = tokenizer.convert_tokens_to_ids(token)
-        rows = model.get_input_embeddings().weight.shape[0]
+        rows = vocabulary_rows(model)
         if image_id != needed:
             found.append(f"{token} is token {image_id} in the tokenizer, {needed} in the model")
         found += [problem for problem in [self.feature_problem(model.config, processor)] if problem]
