@@ -126,6 +126,17 @@ def test_missing_explanations_are_noted_and_never_stop(tmp_path):
     assert dict(problems.counts) == {"explanations not found, samples come without": 1}
 
 
+def test_an_image_that_asks_to_be_turned_is_noted_and_its_mask_lies_on_the_stored_pixels(tmp_path):
+    root = write(tmp_path, {"a": record([shape("target", SQUARE)])}, split="val")
+    turned = Image.Exif()
+    turned[274] = 3
+    Image.new("RGB", (SIZE_HW[1], SIZE_HW[0])).save(root / "reason_seg/ReasonSeg/val/a.jpg", exif=turned)
+    problems = Problems()
+    (sample,) = read(root, "val", problems)
+    assert np.array_equal(decode_rle(sample.mask), SQUARE_AREA)
+    assert dict(problems.counts) == {"images that ask to be turned, masks lie on the pixels as stored": 1}
+
+
 def test_a_file_in_cp1252_is_read_and_noted(tmp_path):
     raw = json.dumps(
         record([shape("target", SQUARE)], text=["the caf\u00e9\u2019s door"]), ensure_ascii=False

@@ -1,5 +1,7 @@
 """The generated benchmark: seeded, in REFER layout, every expression fits exactly its targets."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,6 +9,7 @@ from PIL import Image
 from llava.data.pickles import load_plain_pickle
 from llava.data.readers.refer import read_refer
 from llava.data.refshapes.phrases import ORDINALS, sample_absent, sample_several, sample_single
+from llava.data.refshapes.reasoning import write_reasoning
 from llava.data.refshapes.scene import (
     COLOURS,
     MIN_VISIBLE,
@@ -204,6 +207,18 @@ def test_new_shapes_can_be_drawn(tmp_path):
     write_refshapes(tmp_path, {"val": 4}, shapes=NEW_SHAPES)
     words = {word for sample in read_refer(tmp_path, "refshapes|val") for word in sample.expression.split()}
     assert words & set(NEW_SHAPES) and not words & set(SHAPES)
+
+
+def test_questions_are_about_the_shapes_that_are_asked_for(tmp_path):
+    assert write_reasoning(tmp_path, 4, shapes=NEW_SHAPES)
+    found = [json.loads(path.read_text())["text"][0] for path in tmp_path.rglob("*.json")]
+    words = {word.strip("?;") for text in found for word in text.split()}
+    assert words & set(NEW_SHAPES) and not words & set(SHAPES)
+
+
+def test_a_negative_seed_is_refused_in_words(tmp_path):
+    with pytest.raises(ValueError, match="seed -1: a whole number from 0"):
+        write_refshapes(tmp_path, {"val": 1}, seed=-1)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ def test_a_users_own_file_takes_the_place_of_ours(tmp_path):
         ({"question_object_part": ["[part]?"]}, r"entry 1 '\[part\]\?' lacks \[object\]"),
         ({"question_all": ["All [class_name]"]}, r"has \[class_name\], which is not filled in this list"),
         ({"answer_all": ["Here: <seg>"]}, r"has the tag <seg>, which is added by the code"),
+        ({"answer_all": ["In a <box>:"]}, r"has the tag <box>, which is added by the code"),
         ({"anwser_all": ["a"]}, r"wording.yaml has the unknown anwser_all; the lists are question_partial, "),
     ],
 )

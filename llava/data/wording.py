@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from llava.constants import IMAGE_TOKEN, SEG_CLOSE, SEG_OPEN
+from llava.constants import BRICK_TOKENS, IMAGE_TOKEN
 
 OWN_FILE = Path(__file__).with_name("wording.yaml")
 
@@ -39,7 +39,7 @@ OPTIONAL_PLACES = {"answer_condition": {CLASS_NAME}}
 """Places that an entry may have besides."""
 
 _PLACE = re.compile("|".join(map(re.escape, (CLASS_NAME, OBJECT, PART, QUESTION))))
-_TAGS = (IMAGE_TOKEN, SEG_OPEN, SEG_CLOSE)
+_TAGS = (IMAGE_TOKEN, *BRICK_TOKENS)
 
 
 @dataclass(frozen=True)

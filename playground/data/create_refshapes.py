@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> None:
             args.root, counts, seed=args.seed, shapes=tuple(args.shapes), workers=args.workers
         )
         if args.questions:
-            written["questions"] = write_reasoning(args.root, args.questions, seed=args.seed)
+            written["questions"] = write_reasoning(
+                args.root, args.questions, seed=args.seed, shapes=tuple(args.shapes)
+            )
     except ValueError as error:
         parser.error(str(error))
     print(f"{args.root}: " + ", ".join(f"{count} {name}" for name, count in written.items()))

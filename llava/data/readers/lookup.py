@@ -18,6 +18,9 @@ DOWNLOAD_AGAIN = "it is cut or damaged, download it again"
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises on a file that is no image, is cut or garbled, or has more pixels than Pillow reads."""
 
+_EXIF_ORIENTATION, _UPRIGHT = 274, 1
+"""Number of the EXIF field that asks viewers to turn a picture, and its value where there is none."""
+
 PROGRESS_FROM = 500
 """Records from which on a reader shows a progress bar."""
 
@@ -127,6 +130,12 @@ def is_filled_file(path: Path) -> bool:
         return path.stat().st_size > 0
     except OSError:
         return False
+
+
+def asked_turn(picture: Image.Image) -> object:
+    """How a picture asks viewers to turn it, what its EXIF field holds; 1 is upright."""
+    turn: object = picture.getexif().get(_EXIF_ORIENTATION, _UPRIGHT)
+    return turn
 
 
 def header_size(path: Path) -> tuple[int, int]:

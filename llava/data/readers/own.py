@@ -32,7 +32,7 @@ from tqdm import tqdm
 from llava.data.problems import Problems
 from llava.data.readers.info import DatasetInfo
 from llava.data.readers.label_maps import MAP_MODES, read_pixels
-from llava.data.readers.lookup import PROGRESS_FROM, Pictures, check_split
+from llava.data.readers.lookup import PROGRESS_FROM, Pictures, asked_turn, check_split
 from llava.data.readers.own_table import NOT_THERE, SPLITS, SUBFOLDER, TABLES, Row, read_table
 from llava.data.readers.shapes import masks_by_value
 from llava.data.rle import merge_rles, rle_box_xyxy
@@ -43,9 +43,6 @@ NAME = "own"
 _MASK_MODES = ("1", *MAP_MODES)
 _DEEP_MODES = ("I", "F")
 """How Pillow's modes of more than eight bits begin; turned into colours they are white almost everywhere."""
-
-_EXIF_ORIENTATION = 274
-"""Number of the EXIF field that asks viewers to turn the picture; 1 and no field mean upright."""
 
 
 @dataclass
@@ -123,7 +120,7 @@ def _rows_of_split(rows: Sequence[Row], split: str, problems: Problems) -> list[
 def _is_plain(path: Path, place: str, problems: Problems) -> bool:
     """Whether a picture has eight bits a channel and lies in its file as it is seen; others are reported."""
     with Image.open(path) as picture:
-        mode, turn = picture.mode, picture.getexif().get(_EXIF_ORIENTATION, 1)
+        mode, turn = picture.mode, asked_turn(picture)
     if mode.startswith(_DEEP_MODES):
         message = f"{path} has more than 8 bits a channel (mode {mode}); scale it to 0 to 255 and save it so"
         problems.report("image of more than 8 bits", place, message)

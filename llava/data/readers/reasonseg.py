@@ -20,6 +20,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from llava.data.problems import Problems
@@ -27,6 +28,7 @@ from llava.data.readers.info import DatasetInfo
 from llava.data.readers.lookup import (
     PROGRESS_FROM,
     Pictures,
+    asked_turn,
     check_split,
     find_path,
     has_keys,
@@ -96,6 +98,7 @@ def read_questions(
         masks = _masks(record["shapes"], picture[1], problems, place) if record and picture else None
         if record is None or picture is None or masks is None:
             continue
+        _note_turned(picture[0], problems)
         for k, text in enumerate(record["text"]):
             yield Sample(
                 id=f"{title}|{stem}|{k}",
@@ -110,6 +113,14 @@ def read_questions(
                 answer=explanations.get(f"{stem}.jpg", ""),
                 ignore=masks[1],
             )
+
+
+def _note_turned(path: Path, problems: Problems) -> None:
+    """Count an image that asks viewers to turn it: its corners may have been set on the turned one."""
+    with Image.open(path) as picture:
+        turn = asked_turn(picture)
+    if turn != 1:
+        problems.note("images that ask to be turned, masks lie on the pixels as stored", f"{path}: {turn}")
 
 
 def _record(path: Path, problems: Problems) -> dict[str, Any] | None:

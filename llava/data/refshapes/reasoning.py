@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from llava.data.refshapes.phrases import sample_single
+from llava.data.refshapes.scene import SHAPES
 from llava.data.refshapes.split import render, scene_rng
 from llava.data.refshapes.write import JPEG_QUALITY
 from llava.files import atomic_path, write_text_atomic
@@ -31,13 +32,14 @@ REASONING = 4
 """Purpose of the random stream that draws the questions."""
 
 
-def write_reasoning(root: Path, count: int, *, seed: int = 0) -> int:
+def write_reasoning(root: Path, count: int, *, seed: int = 0, shapes: tuple[str, ...] = SHAPES) -> int:
     """Write images and annotations of the first `count` scenes of val.
 
     Args:
         root: folder that receives `reasonshapes`.
         count: scenes; one in which no object can be told from the others is left out.
         seed: that of the scenes.
+        shapes: that the scenes show.
 
     Returns:
         Number of images written.
@@ -51,7 +53,7 @@ def write_reasoning(root: Path, count: int, *, seed: int = 0) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     written = 0
     for index in range(count):
-        scene, pixels = render(seed, "val", index)
+        scene, pixels = render(seed, "val", index, shapes)
         rng = scene_rng(seed, "val", index, REASONING)
         order = (int(place) for place in rng.permutation(len(scene.items)))
         found = next((one for place in order for one in sample_single(scene, place, rng, count=1)), None)

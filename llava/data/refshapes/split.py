@@ -14,7 +14,13 @@ SPLIT_CODES = {"train": 0, "val": 1, "testA": 2, "testB": 3}
 
 
 def scene_rng(seed: int, split: str, index: int, purpose: int = 0) -> Generator:
-    """Independent random stream of one scene; `purpose` keeps wording apart from drawing."""
+    """Independent random stream of one scene; `purpose` keeps wording apart from drawing.
+
+    Raises:
+        ValueError: a negative seed.
+    """
+    if seed < 0:
+        raise ValueError(f"seed {seed}: a whole number from 0")
     return np.random.default_rng([seed, SPLIT_CODES[split], index, purpose])
 
 
