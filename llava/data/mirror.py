@@ -50,6 +50,10 @@ _UNSURE = (
     r"(?:initials?|says?|saying|said|spells?|spelling|labell?ed|read(?:s|ing)?|titled?)\b",
 )
 _UNSURE_PATTERN = re.compile(rf"(?<!\w)(?:{'|'.join(_UNSURE)})|[\"“”#]|(?<![\w.])\d+(?!\w)", re.IGNORECASE)
+_GLUED = re.compile(r"[^\W_]*(?:left|right)[^\W_]*", re.IGNORECASE)
+_NO_SIDE = re.compile(r"(?:al|b|copy|f|up|w)right\w*", re.IGNORECASE)
+"""Words with "right" inside that say nothing about sides: bright, upright, …"""
+
 _WORD = re.compile(
     rf"(?<![^\W_])(?:{'|'.join(sorted(SWAPPED, key=len, reverse=True))})(?![^\W_])", re.IGNORECASE
 )
@@ -62,15 +66,18 @@ def mirror_words(text: str) -> str | None:
     the mirrored left hand looks like a right hand.
 
     None where the swap may be wrong: "right" may mean straight or correct ("right behind the bus"), "left"
-    may mean what remains ("the last slice left on the plate"); abbreviations ("guy on l"), clock and compass
-    directions; writing and numbers, which a mirrored image shows the wrong way round. Such an expression is
-    not used with a mirrored image. The rule prefers to give up too often.
+    may mean what remains ("the last slice left on the plate"); abbreviations ("guy on l"), words run together
+    ("leftside", "topright"), clock and compass directions; writing and numbers, which a mirrored image shows
+    the wrong way round. Such an expression is not used with a mirrored image. The rule prefers to give up too
+    often.
 
     Example:
         >>> mirror_words("second from left, right-hand side"), mirror_words("dog right behind the bus")
         ('second from right, left-hand side', None)
     """
     if _UNSURE_PATTERN.search(_SIDE.sub("", text)):
+        return None
+    if any(word.lower() not in SWAPPED and not _NO_SIDE.fullmatch(word) for word in _GLUED.findall(text)):
         return None
     return _WORD.sub(lambda word: _like(word.group(), SWAPPED[word.group().lower()]), text)
 
