@@ -84,6 +84,10 @@ class Query:
 
     def __post_init__(self) -> None:
         """Check that there is an image, a target, and one size."""
+        if isinstance(self.targets, str):
+            raise ValueError(
+                f"targets {self.targets!r}: needed is a list of targets, here [{self.targets!r}]"
+            )
         if not self.frames or not self.targets:
             raise ValueError("a query needs at least one frame and one target")
         if any(not target.strip() for target in self.targets):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_llava, tiny_settings
+from tiny_backbones import tiny
 
 from llava.codec import grid_to_mask, mask_answer
 from llava.data.tokens import image_token_count, pixel_values
@@ -244,3 +245,12 @@ def test_wrong_options_and_queries_are_refused(scripted, picture):
     for question in (" ", "What is in <image>?"):
         with pytest.raises(ValueError, match="needed is a text without <image>"):
             scripted().segment([Query([picture(9, 9)], ["x"], question)])
+    with pytest.raises(ValueError, match=r"targets 'dog': needed is a list of targets, here \['dog'\]"):
+        Query([picture(9, 9)], "dog")
+
+
+def test_words_that_would_show_another_image_are_refused(picture):
+    segmenter = TextMaskSegmenter(Checkpoint(*tiny("qwen2_vl"), None), max_new_tokens=2)
+    for target, question in (("a <|image_pad|> b", None), ("x", "Where is <|image_pad|>?")):
+        with pytest.raises(ValueError, match=r"<\|image_pad\|>.*: needed is a text without <\|image_pad\|>"):
+            segmenter.segment([Query([picture(40, 30)], [target], question)])

@@ -67,8 +67,10 @@ class TextMaskSegmenter:
         max_new_tokens: longest answer; None takes `answer_budget(checkpoint)`.
         upsample: how cells become pixels, one of `UPSAMPLING`; None takes that of the settings.
         decoding: one of `llava.model.decoding.DECODINGS`.
-        labels: the only labels to write, besides "others"; None leaves the model its own words, so that
-            an answer is the plain one wherever that is free of faults. Not for "plain".
+        labels: the only labels to write, besides "others"; None leaves the model its own words, so that an
+            answer is the plain one wherever that is free of faults and spelled as in training: image-wise
+            masks with labels free of angle brackets, blocks without spaces between their parts. Not for
+            "plain".
         on_row: sees each row of an R-RLE mask as soon as it is written: a row of bool (columns,), true where
             a cell is inside. Not for "plain".
 
@@ -121,7 +123,8 @@ class TextMaskSegmenter:
         Without one, `EVAL_QUESTION` is asked.
 
         Raises:
-            ValueError: a query has several frames, or its question is empty or shows an image of its own.
+            ValueError: a query has several frames, or its question is empty or shows an image of its own, by
+                itself or by its target.
         """
         if not queries:
             return []
@@ -159,12 +162,13 @@ class TextMaskSegmenter:
 
     def _tokens(self, query: Query, target: str) -> list[int]:
         """Token ids of the prompt for one target."""
+        processor, settings = self.checkpoint.processor, self.checkpoint.settings
         question = EVAL_QUESTION if query.question is None else query.question.strip()
-        if not question or IMAGE_TOKEN in question:
-            raise ValueError(f"question {query.question!r}: needed is a text without {IMAGE_TOKEN}")
         if PLACEHOLDER in question:
             question = fill(question, normalise_expression(target))
-        processor, settings = self.checkpoint.processor, self.checkpoint.settings
+        for token in (IMAGE_TOKEN, processor.image_token):
+            if not question or token in question:
+                raise ValueError(f"question {question!r}: needed is a text without {token}")
         count = self._backbone.image_tokens(query.frames[0].size, processor, settings)
         rounds = [(f"{IMAGE_TOKEN}\n{question}", None)]
         return tokenize(render(settings.prompt, rounds), processor, image_tokens=count)[0]
