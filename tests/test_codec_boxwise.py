@@ -9,6 +9,7 @@ from llava.settings import BRICK_ORDERS
 ABSENT = "<ref>cat</ref><box></box><seg></seg>"
 HALF = "<ref>dog</ref><box>(0,0),(500,999)</box><seg><f4></seg>"
 LABELS = ["the dog", "dög 犬", "a|b *3", "left <box> one", "others", "", " <ref>", "x" * 300, "1 < 2 > 0"]
+LABELS += ["\U0001f468\u200d\U0001f467", "so\u00adft", "bad\x96dash", "a\x00b", "\ue000", "half \ud800"]
 
 
 def kinds(answer):

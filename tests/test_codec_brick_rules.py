@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import pytest
+from test_codec_boxwise import LABELS
 
 from llava.codec import block_of, read_boxes, write_block
 from llava.codec.brick_rules import LONGEST_LABEL, BlockRules, BlockState, box_characters
@@ -110,6 +111,20 @@ def test_a_text_that_is_no_block_is_refused_where_it_goes_wrong(text):
     rules = BlockRules((2, 3))
     assert rules.advance(START, text) is None
     assert rules.advance(START, text[: max(text.rfind("<"), 0)].rstrip()) is not None
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_words_of_any_kind_are_written_as_the_rules_allow(label):
+    text = write_block(block_of(label, np.eye(3), (2, 2)))
+    assert is_whole(BlockRules((2, 2)), text)
+    text.encode()
+
+
+def test_the_space_in_front_of_the_longest_words_does_not_count():
+    rules, rest = BlockRules((1, 2)), "</ref><box></box><seg></seg>"
+    for lead in ("", " "):
+        assert is_whole(rules, f"<ref>{lead}{'a' * LONGEST_LABEL}{rest}")
+        assert not is_whole(rules, f"<ref>{lead}{'a' * (LONGEST_LABEL + 1)}{rest}")
 
 
 def test_one_space_behind_a_tag_is_let_through():

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from llava.codec.boxes import BOX_STEPS
 from llava.codec.bricks import check_order
 from llava.codec.grid import check_sides
-from llava.codec.labels import UNNAMED
+from llava.codec.labels import UNNAMED, UNWRITABLE
 from llava.constants import (
     BACKGROUND_BRICKS,
     BOX_CLOSE,
@@ -34,6 +34,8 @@ from llava.constants import (
 
 LONGEST_LABEL = 200
 """Most characters of the words of a block, as in `clean_reference`."""
+
+_NOT_IN_WORDS = re.compile(rf"[<>]|[^\S ]|  |{UNWRITABLE.pattern}")
 
 _PIECE = re.compile("|".join([*map(re.escape, BRICK_TOKENS), "(?s:.)"]))
 _BRICKS = {
@@ -69,6 +71,11 @@ class BlockState:
     last: str = ""
     full: bool = False
     foreground: bool = False
+
+    @property
+    def letters(self) -> int:
+        """Characters of the words so far, without the space that is let through in front of them."""
+        return len(self.text.removeprefix(" "))
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ class BlockRules:
         """
         tokens = self.tokens(state)
         characters = box_characters(state.text) if state.part == "box" else ""
-        if state.part == "ref" and len(state.text) < LONGEST_LABEL:
+        if state.part == "ref" and state.letters < LONGEST_LABEL:
             return ""
         options = (*tokens, *characters)
         return options[0] if len(options) == 1 else ""
@@ -199,10 +206,8 @@ class BlockRules:
             return self._behind(state, piece) if piece in self.tokens(state) else None
         if state.part == "box" and (piece in box_characters(state.text) or (piece == " " and not state.text)):
             return replace(state, text=state.text + piece)
-        if state.part == "ref" and len(state.text) < LONGEST_LABEL and piece not in "<>":
-            is_space = not piece.isprintable() or piece.isspace()
-            if not is_space or (piece == " " and not state.text.endswith(" ")):
-                return replace(state, text=state.text + piece)
+        if state.part == "ref" and state.letters < LONGEST_LABEL and can_be_words(state.text[-1:] + piece):
+            return replace(state, text=state.text + piece)
         return None
 
     def _behind(self, state: BlockState, token: str) -> BlockState:
@@ -252,6 +257,16 @@ class BlockRules:
 _ONLY = {"start": REF_OPEN, "to_box": BOX_OPEN, "to_seg": SEG_OPEN}
 _AFTER = {REF_OPEN: "ref", REF_CLOSE: "to_box", BOX_OPEN: "box", SEG_CLOSE: "end"}
 _TAGS_AND_BRICKS = frozenset(BRICK_TOKENS)
+
+
+def can_be_words(text: str) -> bool:
+    """Whether this may stand inside the words of a block: what `clean_reference` leaves as it is.
+
+    Example:
+        >>> can_be_words("d\u00f6g 's"), can_be_words("a  b"), can_be_words("a>")
+        (True, False, False)
+    """
+    return not _NOT_IN_WORDS.search(text)
 
 
 @functools.lru_cache(maxsize=4096)

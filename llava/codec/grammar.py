@@ -10,12 +10,11 @@ writes with its labels follows it.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
 
 from llava.codec.grid import check_sides, parse_grid
-from llava.codec.labels import clean_label
+from llava.codec.labels import UNWRITABLE, clean_label
 from llava.codec.rules import (
     Alt,
     Expr,
@@ -54,9 +53,6 @@ MOST_CELLS = 1024
 
 _BLANKS = "\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 """Whatever `str.split` takes for a space, and control characters."""
-
-_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters and halves of a UTF-16 pair."""
 
 
 def mask_grammar(grid_hw: tuple[int, int], labels: Sequence[str] | None, *, codec: str = "rrle") -> Grammar:
@@ -118,7 +114,7 @@ def _mask_rules(grid_hw: tuple[int, int], labels: Sequence[str] | None, codec: s
     """Rules up to "mask", the text between the tags."""
     check_codec(codec)
     rows, columns = check_sides(grid_hw, "grid_hw")
-    names = None if labels is None else _names(labels)
+    names = None if labels is None else mask_labels(labels)
     if codec == "full":
         rules = _label_rule(names, "")
         rules["row"] = _lines(Ref("label"), "| ", columns)
@@ -140,13 +136,17 @@ def _mask_rules(grid_hw: tuple[int, int], labels: Sequence[str] | None, codec: s
     return rules
 
 
-def _names(labels: Sequence[str]) -> list[str]:
-    """Different labels of a mask, "others" first."""
+def mask_labels(labels: Sequence[str]) -> list[str]:
+    """Different labels of a mask as they are written, "others" first.
+
+    Raises:
+        ValueError: `labels` is a text, or a label has a character that no notation of grammars can write.
+    """
     if isinstance(labels, str):
         raise ValueError(f"labels {labels!r}: needed is a list of labels, here [{labels!r}]")
     names = dict.fromkeys([BACKGROUND, *(clean_label(name) for name in labels if name != BACKGROUND)])
     for name in names:
-        if _UNWRITABLE.search(name):
+        if UNWRITABLE.search(name):
             raise ValueError(
                 f"label {name!r}: holds a character that no notation of grammars can write; take it out, or "
                 "leave the labels free"

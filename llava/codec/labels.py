@@ -13,7 +13,10 @@ NAMED_OTHERS = f"the {BACKGROUND}"
 """Stands for a region that is itself called "others", which in a mask text means background."""
 
 _SEPARATOR = re.compile(r"</?seg>|\|")
-_MARKUP = re.compile(r"</?(?:ref|box|seg)>|<[fb][0-9]+>|[<>]")
+UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters and halves of a UTF-16 pair: nothing that a model writes on purpose."""
+
+_MARKUP = re.compile(rf"</?(?:ref|box|seg)>|<[fb][0-9]+>|[<>]|{UNWRITABLE.pattern}")
 COUNT_MARK = re.compile(r"(?<!\S)\*+")
 """Stars at the start of a word; in a mask text they announce a count."""
 
@@ -68,8 +71,8 @@ def clean_label(label: str, *, strict: bool = False, max_length: int = 200) -> s
 def clean_reference(words: str, *, max_length: int = 200) -> str:
     """Words as they may stand between `<ref>` and `</ref>`.
 
-    Tags, bricks and single angle brackets become a space, runs of white space become one, the text is cut,
-    and if nothing is left it is "object". Words cleaned once are left alone when cleaned again.
+    Tags, bricks, single angle brackets and control characters become a space, runs of white space become
+    one, the text is cut, and if nothing is left it is "object". Words cleaned once are left alone after that.
 
     Args:
         words: what the target is called.

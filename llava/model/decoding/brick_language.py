@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from llava.codec.brick_rules import LONGEST_LABEL, BlockRules, BlockState
+from llava.codec.brick_rules import LONGEST_LABEL, BlockRules, BlockState, can_be_words
 from llava.codec.labels import clean_reference
 from llava.constants import BRICK_TOKENS, REF_CLOSE, REF_OPEN, SEG_CLOSE, SEG_OPEN
 from llava.model.decoding.brick_drafts import draft_bricks, draft_opening
@@ -128,10 +128,11 @@ class BrickLanguage(MaskLanguage):
 
     def closing(self, written: Sequence[int], mask: bytes) -> list[int]:
         """The shortest end: an absent target where no box has begun, else one cell if there is none yet."""
-        text = mask.decode(errors="ignore")
-        rest = self._rest_of_label(text)
-        state = self.rules.advance(BlockState("ref"), text + rest)
-        return self.tokens_of(rest + self.rules.finish(state or BlockState("ref")))
+        rest = self._rest_of_label(mask)
+        text = (mask + rest).decode(errors="ignore")
+        finish = self.rules.finish(self.rules.advance(BlockState("ref"), text) or BlockState("ref"))
+        begun, rest_text = self.finish_character(rest.decode(errors="surrogateescape") + finish)
+        return begun + self.tokens_of(rest_text)
 
     def tokens_of(self, text: str) -> list[int]:
         """Tokens of tags, bricks and what stands between them."""
@@ -159,12 +160,12 @@ class BrickLanguage(MaskLanguage):
         ).input_ids
         return ids[ids.index(self.ids[REF_OPEN]) :]
 
-    def _rest_of_label(self, text: str) -> str:
-        """What is missing of the label that words begin; "" where labels are free or one is complete."""
-        words = text.removeprefix(" ").encode()
-        if self.labels is None or REF_CLOSE in text or words in self.labels:
-            return ""
-        return min((one for one in self.labels if one.startswith(words)), key=len)[len(words) :].decode()
+    def _rest_of_label(self, mask: bytes) -> bytes:
+        """What is missing of the label that a mask begins; nothing where labels are free or it is whole."""
+        words = mask.removeprefix(b" ")
+        if self.labels is None or REF_CLOSE.encode() in mask or words in self.labels:
+            return b""
+        return min((one for one in self.labels if one.startswith(words)), key=len)[len(words) :]
 
     def _label_pieces(self, words: bytes) -> Iterator[int]:
         """Tokens that go on with a label."""
@@ -177,7 +178,7 @@ class BrickLanguage(MaskLanguage):
     def _words(self, state: BlockState) -> BoolArray:
         """Bool (size,): tokens of whole characters that may go on with words."""
         vocabulary = self.vocabulary
-        fits = vocabulary.lengths <= LONGEST_LABEL - len(state.text)
+        fits = vocabulary.lengths <= LONGEST_LABEL - state.letters
         return vocabulary.in_words & fits & ~(vocabulary.spaced & state.text.endswith(" "))
 
     def _prose(self, stray: bytes) -> BoolArray:
@@ -224,8 +225,7 @@ class Vocabulary:
                 continue
             self.spaced[token] = words.startswith(" ")
             self.lengths[token] = len(words)
-            if words.isprintable() and not {"<", ">"} & set(words) and "  " not in words:
-                self.in_words[token] = True
+            self.in_words[token] = can_be_words(words)
             if _BOX_TEXT.fullmatch(words):
                 self.numbers.append(token)
             if words == "\n":

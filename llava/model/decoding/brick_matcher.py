@@ -85,7 +85,7 @@ class BrickMatcher:
             return None
         if after.part != "ref":
             return None if rest else (after, rest)
-        fits = len(after.text) < LONGEST_LABEL or not rest
+        fits = after.letters < LONGEST_LABEL or not rest
         return (
             (after, rest) if fits and language.can_be_label(after.text.encode() + rest, whole=False) else None
         )

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from llava.codec.grammar import answer_lark
+from llava.codec.grammar import answer_lark, mask_labels
 from llava.constants import BACKGROUND, SEG_OPEN
+from llava.model.decoding import PLAIN
 from llava.model.decoding.closing import closing
 from llava.model.decoding.drafts import Hints, draft
 from llava.model.decoding.vocabulary import MaskLanguage
@@ -45,6 +46,12 @@ class Language(MaskLanguage):
         from llguidance import LLMatcher
 
         super().__init__(tokenizer, size, ends=ends)
+        tag = tokenizer.get_added_vocab().get(SEG_OPEN)
+        if tag is not None and not self.is_text(tag):
+            raise ValueError(
+                f"codec {codec!r} spells {SEG_OPEN} in letters, but the tokenizer of this checkpoint has a "
+                f"token for it, as codec 'bricks' needs; choose --decoding {PLAIN}, or train from a base without it"
+            )
         self.by_rows = codec == "rrle"
         self._grid_hw = grid_hw
         self._codec = codec
@@ -54,7 +61,9 @@ class Language(MaskLanguage):
                 f"the grammar of a {grid_hw[0]}x{grid_hw[1]} mask is too large: {self._start.get_error()}; "
                 "give fewer labels, or none"
             )
-        for label in labels or ():
+        others, *named = mask_labels(labels or ())
+        self._labels = [others, *sorted(named, key=len)]
+        for label in named:
             self.check_spelling(tokenizer, label)
 
     def matcher(self) -> Any:  # noqa: ANN401
@@ -83,5 +92,7 @@ class Language(MaskLanguage):
 
     def closing(self, written: Sequence[int], mask: bytes) -> list[int]:
         """Background in all that is missing."""
-        rest = closing(mask.decode(errors="ignore"), self._grid_hw, codec=self._codec)
-        return self.tokens_behind(written, rest)
+        text = mask.decode(errors="surrogateescape")
+        rest = closing(text, self._grid_hw, codec=self._codec, labels=self._labels)
+        begun, rest = self.finish_character(rest)
+        return begun + self.tokens_behind([*written, *begun], rest)

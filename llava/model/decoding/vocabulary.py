@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
@@ -12,6 +13,9 @@ from llava.types import BoolArray
 
 CONTEXTS = (16, 8, 4, 2, 1)
 """Written tokens in front of a guess when it is cut into tokens, tried in this order."""
+
+_ESCAPED = "".join(map(chr, range(0xDC80, 0xDD00)))
+"""Single bytes of a character, as the error handler "surrogateescape" writes them."""
 
 
 class MaskLanguage(ABC):
@@ -109,6 +113,22 @@ class MaskLanguage(ABC):
             if ids[: len(before)] == before:
                 return self._begun(ids[len(before) :], text if more else None)
         return list(self._tokens.tokenize_str(text))
+
+    def finish_character(self, rest: str) -> tuple[list[int], str]:
+        """Tokens of the bytes in front of a text, and the text behind them.
+
+        Args:
+            rest: what completes a text that is cut inside a character, its bytes as in "surrogateescape".
+        """
+        behind = rest.lstrip(_ESCAPED)
+        missing = rest[: len(rest) - len(behind)].encode(errors="surrogateescape")
+        return [self._single_bytes[byte] for byte in missing if byte in self._single_bytes], behind
+
+    @functools.cached_property
+    def _single_bytes(self) -> dict[int, int]:
+        """Tokens of one byte."""
+        pieces = ((self.bytes_of(token), token) for token in range(self.size))
+        return {piece[0]: token for piece, token in pieces if len(piece) == 1}
 
     def _begun(self, ids: list[int], text: str | None) -> list[int]:
         """The tokens that begin within a text, or all of them for None."""

@@ -156,10 +156,10 @@ class Writing:
     def _add(self, token: int, probability: float) -> None:
         """Put a token behind the answer."""
         self.stats["tokens"] += 1
-        if self._start is not None:
+        if self._start is not None and not self.ended:
             self.stats["forced"] += self._matcher.compute_ff_tokens()[:1] == [token]
             self._matcher.consume_token(token)
-        elif opening := self._opening(token):
+        elif not self.ended and (opening := self._opening(token)):
             self._matcher = self._language.matcher()
             self._matcher.consume_tokens(opening)
         self.tokens.append(token)
@@ -196,7 +196,7 @@ class Writing:
             return
         lines = self.text[self._start : end].split(b"\n")
         for number in range(self._row, len(lines) - 1):
-            self._on_row(number, lines[number].decode())
+            self._on_row(number, lines[number].decode(errors="replace"))
         self._row = max(self._row, len(lines) - 1)
 
     def _close(self) -> None:
