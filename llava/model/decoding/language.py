@@ -50,7 +50,8 @@ class Language(MaskLanguage):
         if tag is not None and not self.is_text(tag):
             raise ValueError(
                 f"codec {codec!r} spells {SEG_OPEN} in letters, but the tokenizer of this checkpoint has a "
-                f"token for it, as codec 'bricks' needs; choose --decoding {PLAIN}, or train from a base without it"
+                f"token for it, as codec 'bricks' needs; choose --decoding {PLAIN}, or train from a base "
+                "without it"
             )
         self.by_rows = codec == "rrle"
         self._grid_hw = grid_hw
