@@ -37,7 +37,7 @@ from llava.train.trainable import unreached_loss
 from llava.types import IntArray
 
 MEGABATCH = 50
-"""Global batches that are sorted by length together (LLaVA's trainer)."""
+"""Global batches that are sorted by length together, at most, in transformers' own grouping by length."""
 
 
 def sample_order(lengths: Sequence[int], *, global_batch: int, seed: int, grouped: bool) -> list[int]:
@@ -47,7 +47,8 @@ def sample_order(lengths: Sequence[int], *, global_batch: int, seed: int, groupe
         lengths: tokens of each sample, negative for samples without an image (LLaVA's modality lengths).
         global_batch: samples of one optimizer step over all processes.
         seed: another one for every epoch.
-        grouped: put samples of one kind and similar length into one global batch, so that little is padded.
+        grouped: put samples of one kind and similar length into one global batch, so that little is padded;
+            one of `MEGABATCH` may hold both kinds.
 
     Returns:
         Indices into `lengths`. The incomplete global batch, if there is one, comes last.
