@@ -1,6 +1,6 @@
 """One's own data: a folder with images, masks, and one table of sentences.
 
-    FOLDER/images/            photographs, any format that Pillow reads; folders inside are fine
+    FOLDER/images/            photographs of 8 bits a channel, any format that Pillow reads, also in folders
     FOLDER/masks/             one-channel images (PNG), each of the size of its photograph
     FOLDER/sentences.csv      or sentences.json (a list of objects), or sentences.jsonl (one object a line)
 
