@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and how paths are told."""
 
 from __future__ import annotations
 
@@ -34,3 +34,14 @@ def write_text_atomic(path: Path, text: str) -> None:
     """Write UTF-8 text so that a reader sees the old file or the new one, never a part."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def short_path(path: Path, root: str) -> str:
+    """`path` relative to `root` where it lies below it, else absolute; forward slashes."""
+    absolute = Path(path).resolve()
+    base = Path(root).resolve()
+    return (
+        absolute.relative_to(base).as_posix()
+        if root and absolute.is_relative_to(base)
+        else absolute.as_posix()
+    )

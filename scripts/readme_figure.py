@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from llava.codec import grid_to_mask, read_answer
-from llava.eval.images import load_image
+from llava.data.images import load_image
 from llava.files import atomic_path
 from llava.model.refine import SamRefiner
 from llava.model.segmenter import load_segmenter

@@ -332,3 +332,11 @@ def test_the_dtype_asked_for_is_the_dtype_of_the_model(tiny_llava_folder):
         assert load_checkpoint(tiny_llava_folder, device="cpu", dtype=asked).model.dtype == given
     with pytest.raises(ValueError, match="unknown dtype 'fp16'; known: float32, float16, bfloat16, auto"):
         load_checkpoint(tiny_llava_folder, dtype="fp16")
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:63"])
+def test_a_device_that_is_not_here_is_told_with_those_that_are(device):
+    with pytest.raises(ValueError, match=rf"device '{device}' is not here; this machine has cpu"):
+        load_checkpoint(
+            Path(__file__).parents[1] / "playground/checkpoints/tiny-llava-refshapes", device=device
+        )

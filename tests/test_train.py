@@ -144,7 +144,7 @@ def test_a_missing_image_is_named_before_training(data):
 def test_a_truncated_image_is_named(data):
     path = data / "images" / "0.png"
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"0.png cannot be read .*fetch the file again"):
+    with pytest.raises(ValueError, match=r"0.png is damaged or cut off .*fetch the file again"):
         open_image(path)
 
 

@@ -13,16 +13,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from llava.data.images import load_image
 from llava.data.questions import fill_whole_question, normalise_expression
 from llava.data.rle import encode_mask
 from llava.eval.confidence import pack
-from llava.eval.images import load_image, short_path
 from llava.eval.memory import Halving
 from llava.eval.predictions import Record, RecordWriter, merge, rank_files, rank_path, read_run
 from llava.eval.progress import Progress
 from llava.eval.run import RunSettings, check_records, describe_samples, open_run
 from llava.eval.scoring import RunningScores
 from llava.eval.semantic import MASK_OPTIONS, label_masks, map_regions
+from llava.files import short_path
 from llava.types import BoolArray, FloatArray, Prediction, Query, Refiner, Sample, Segmenter
 
 POLL_SECONDS = 2.0

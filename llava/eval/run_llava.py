@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from llava.constants import IMAGE_TOKEN
+from llava.data.images import load_image
 from llava.data.questions import normalise_expression
 from llava.eval.arguments import (
     add_checkpoint_arguments,
@@ -23,7 +24,6 @@ from llava.eval.arguments import (
     describe_refiner,
     load_refiner,
 )
-from llava.eval.images import load_image
 from llava.eval.run import check_out
 from llava.files import atomic_path
 from llava.model.decoding import check_decoding

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from llava.data.images import load_image
 from llava.data.rle import decode_rle
 from llava.eval.breakdown import CHANGE, change_of
-from llava.eval.images import load_image
 from llava.eval.metrics import Overlap
 from llava.eval.predictions import Record
 from llava.eval.scoring import StageOverlaps, percent

@@ -26,8 +26,19 @@ _NAMED = 8
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for, or the GPU if there is one, or the CPU."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device asked for, or the GPU if there is one, or the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    gpu = torch.cuda.is_available()
+    try:
+        chosen = torch.device(device or ("cuda" if gpu else "cpu"))
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        found = f"cpu or cuda:0 to cuda:{torch.cuda.device_count() - 1}" if gpu else "cpu: torch finds no GPU"
+        raise ValueError(f"device {device!r} is not here; this machine has {found}") from error
+    return chosen
 
 
 def choose_dtype(device: torch.device, dtype: torch.dtype | str | None = None) -> torch.dtype | str:

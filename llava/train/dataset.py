@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from llava.constants import IMAGE_TOKEN, SEG_OPEN
+from llava.data.images import load_image, opened_image
 from llava.data.prompt import render
 from llava.data.record_form import check_forms, count_forms, form_for
 from llava.data.records import Record, read_records
@@ -285,10 +285,9 @@ def open_image(path: Path, *, crop: Sequence[int] | None = None, flip: bool = Fa
         flip: mirror left to right what is left of it.
 
     Raises:
-        ValueError: the file is no image, or is cut short.
+        FileNotFoundError, ValueError: see `load_image`.
     """
-    with _named_if_unreadable(path), Image.open(path) as image:
-        rgb = image.convert("RGB")
+    rgb = load_image(path)
     if crop:
         rgb = rgb.crop(tuple(crop))  # type: ignore[arg-type]
     return rgb.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else rgb
@@ -298,19 +297,10 @@ def image_size(path: Path, *, crop: Sequence[int] | None = None) -> tuple[int, i
     """(width, height) of what `open_image` gives, without reading the pixels.
 
     Raises:
-        ValueError: the file is no image.
+        FileNotFoundError, ValueError: see `opened_image`.
     """
     if crop:
         left, top, right, bottom = crop
         return right - left, bottom - top
-    with _named_if_unreadable(path), Image.open(path) as image:
+    with opened_image(path) as image:
         return image.size
-
-
-@contextmanager
-def _named_if_unreadable(path: Path) -> Iterator[None]:
-    """Turn what reading an image may raise into an error that names the file."""
-    try:
-        yield
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"image {path} cannot be read ({error}); fetch the file again") from error

@@ -38,9 +38,9 @@ from tqdm import tqdm
 
 from llava.codec import clean_label, encode, mask_answer, rle_to_grid
 from llava.constants import BACKGROUND
+from llava.data.images import load_image
 from llava.data.questions import ANSWER_PARTIAL, EVAL_QUESTION, fill, normalise_expression
 from llava.data.rle import decode_rle
-from llava.eval.images import load_image
 from llava.eval.metrics import RegionScores, overlap
 from llava.files import write_text_atomic
 from llava.model.checkpoint import Checkpoint, load_checkpoint

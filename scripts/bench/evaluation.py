@@ -38,13 +38,13 @@ from transformers import GenerationConfig
 
 from llava.codec import grid_to_mask, read_answer
 from llava.constants import IMAGE_TOKEN
+from llava.data.images import load_image
 from llava.data.prompt import render
 from llava.data.questions import EVAL_QUESTION, fill, normalise_expression
 from llava.data.readers.refer import read_refer
 from llava.data.refshapes.write import write_refshapes
 from llava.data.rle import decode_rle
 from llava.data.tokens import tokenize
-from llava.eval.images import load_image
 from llava.eval.loop import evaluate
 from llava.eval.predictions import split_of
 from llava.eval.run import RunSettings

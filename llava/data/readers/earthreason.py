@@ -19,11 +19,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from llava.data.images import UNREADABLE
 from llava.data.problems import Problems
 from llava.data.readers.info import DatasetInfo
 from llava.data.readers.lookup import (
     PROGRESS_FROM,
-    UNREADABLE,
     Pictures,
     check_split,
     find_path,

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from llava.data.images import UNREADABLE
 from llava.data.problems import Problems
 from llava.data.readers.classes import ClassName, class_names
 from llava.data.readers.lookup import (
     DOWNLOAD_AGAIN,
     HELP,
     PROGRESS_FROM,
-    UNREADABLE,
     Pictures,
     check_split,
     find_path,

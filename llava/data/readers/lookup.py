@@ -10,13 +10,11 @@ from typing import Any
 
 from PIL import Image
 
+from llava.data.images import UNREADABLE
 from llava.data.problems import Problems
 
 HELP = 'see "Datasets" in README, or run python scripts/check_data.py'
 DOWNLOAD_AGAIN = "it is cut or damaged, download it again"
-
-UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises on a file that is no image, is cut or garbled, or has more pixels than Pillow reads."""
 
 _EXIF_ORIENTATION, _UPRIGHT = 274, 1
 """Number of the EXIF field that asks viewers to turn a picture, and its value where there is none."""

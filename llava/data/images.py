@@ -1,13 +1,42 @@
-"""Image files in and out of an evaluation."""
+"""Image files, read alike in training and evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises on a file that is no image, is cut or garbled, or has more pixels than Pillow reads."""
+
 LARGEST_BYTE, LARGEST_16_BITS = 255, 65535
+
+
+@contextmanager
+def opened_image(path: Path) -> Iterator[Image.Image]:
+    """The image of a file as Pillow opens it; its pixels are read when they are asked for, inside the block.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no image, is cut off, or has more pixels than Pillow reads.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"image {path} not found; check the path")
+    try:
+        with Image.open(path) as image:
+            yield image
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{path} is not an image that Pillow can read; give a PNG, JPEG or WebP file"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large ({error}); scale it down, and its masks alike") from error
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is damaged or cut off ({error}); fetch the file again") from error
 
 
 def load_image(path: Path, *, turn_upright: bool = False) -> Image.Image:
@@ -15,26 +44,15 @@ def load_image(path: Path, *, turn_upright: bool = False) -> Image.Image:
 
     Args:
         path: image file.
-        turn_upright: obey the EXIF orientation, as photographs from a phone need it. Benchmarks leave it off:
-            their masks belong to the pixels as stored.
+        turn_upright: obey the EXIF orientation, as photographs from a phone need it. Training and benchmarks
+            leave it off: their masks belong to the pixels as stored.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no image, is cut off, or holds numbers that are no colours.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"image {path} not found; check the path")
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image) if turn_upright else image
-            return to_rgb(upright, path)
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{path} is not an image that Pillow can read; give a PNG, JPEG or WebP file"
-        ) from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is damaged or cut off ({error}); fetch the file again") from error
+    with opened_image(path) as image:
+        return to_rgb(ImageOps.exif_transpose(image) if turn_upright else image, path)
 
 
 def to_rgb(image: Image.Image, path: Path) -> Image.Image:
@@ -60,14 +78,3 @@ def to_rgb(image: Image.Image, path: Path) -> Image.Image:
         return image.convert("RGB")
     grey = values.astype(np.uint32) * LARGEST_BYTE // LARGEST_16_BITS
     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-
-
-def short_path(path: Path, root: str) -> str:
-    """`path` relative to `root` where it lies below it, else absolute; forward slashes."""
-    absolute = Path(path).resolve()
-    base = Path(root).resolve()
-    return (
-        absolute.relative_to(base).as_posix()
-        if root and absolute.is_relative_to(base)
-        else absolute.as_posix()
-    )
