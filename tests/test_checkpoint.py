@@ -272,6 +272,15 @@ def test_a_kill_among_the_files_leaves_a_folder_that_is_refused(copy, trained, m
         load_checkpoint(adapter)
 
 
+def test_what_a_kill_left_goes_with_the_next_save(copy, trained):
+    _, adapter = copy
+    (adapter / ".writing").mkdir()
+    (adapter / ".writing" / "model.safetensors").write_bytes(b"half of a model")
+    names = sorted(file.name for file in adapter.iterdir() if file.is_file())
+    save_adapter(trained[1], load_checkpoint(adapter).processor, tiny_settings(), adapter)
+    assert sorted(file.name for file in adapter.iterdir()) == names
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [

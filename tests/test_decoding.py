@@ -59,16 +59,26 @@ def bias(model, processor, *texts, strength=9.0):
     model.register_forward_hook(prefer, with_kwargs=True)
 
 
-def lively(seed=3, *texts, codec="rrle", strength=9.0):
-    """Checkpoint of a random model with large weights, so that each prompt gets its own answer."""
+def lively(seed=3, *texts, strength=9.0, prepare=None, **settings):
+    """Checkpoint of a random model with large weights, so that each prompt gets its own answer.
+
+    Args:
+        seed: of the weights.
+        texts: what the model is drawn to, see `bias`.
+        strength: how much.
+        prepare: what is done to model and processor first.
+        settings: fields of `tiny_settings`.
+    """
     model, processor = tiny_llava(seed=seed)
+    if prepare:
+        prepare(model, processor)
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.3)
     bias(model, processor, *texts, strength=strength)
-    return Checkpoint(model, processor, tiny_settings(codec=codec), None)
+    return Checkpoint(model, processor, tiny_settings(**settings), None)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import real_tokenizers
 import torch
-from conftest import tiny_llava, tiny_settings, tiny_tokenizer
-from test_decoding import MODES, WORDS, ask, bias, texts
+from conftest import tiny_settings, tiny_tokenizer
+from test_decoding import MODES, WORDS, ask, bias, lively, texts
 from tiny_backbones import tiny
 
 from llava.codec.boxwise import Block, block_of, box_answer, read_boxes, write_block
@@ -43,23 +43,16 @@ def with_bricks(model, processor):
     start_rows(model, processor.tokenizer, added)
 
 
-def lively(seed, *written, strength=9.0, **settings):
-    """Checkpoint of a random model with large weights that is drawn to what these texts have in a row."""
-    model, processor = tiny_llava(seed=seed)
-    with_bricks(model, processor)
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.3)
-    bias(model, processor, *written, strength=strength)
-    return Checkpoint(model, processor, brick_settings(**settings), None)
+def lively_bricks(seed, *texts, strength=9.0, **changes):
+    """`lively` with brick tokens and settings."""
+    settings = {"codec": "bricks", "grid_hw": GRID} | changes
+    return lively(seed, *texts, strength=strength, prepare=with_bricks, **settings)
 
 
 @pytest.fixture(scope="module")
 def writer():
     """Checkpoint of a model that writes blocks, most of them broken when it is let alone."""
-    return lively(5, *TARGETS)
+    return lively_bricks(5, *TARGETS)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +118,9 @@ def test_labels_are_the_only_words_of_blocks(writer, queries):
 
 
 def test_a_model_that_writes_no_block_answers_as_plainly(queries):
-    stranger = lively(4, "I see no red square, nor a blue circle (1,2), here or there.</s>", strength=40.0)
+    stranger = lively_bricks(
+        4, "I see no red square, nor a blue circle (1,2), here or there.</s>", strength=40.0
+    )
     plain, fast = (ask(stranger, queries, mode, max_new_tokens=25) for mode in ("plain", "fast"))
     assert texts(plain) == texts(fast) and all("<" not in one for one in texts(plain))
     assert all("no_mask" in one.faults[-1] and not one.confidence.any() for one in fast)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -347,11 +347,13 @@ def staged(folder: Path) -> Iterator[Path]:
     """Empty folder on the same disk whose files move into `folder` when the block ends without an error.
 
     `segmentation.json` is taken away first and put back last, so that a kill in the middle leaves a folder
-    that is refused, never a mixture that loads.
+    that is refused, never a mixture that loads. What such a kill left of an earlier one goes first.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing.") as name:
-        staging = Path(name)
+    staging = folder / ".writing"
+    if staging.exists():
+        shutil.rmtree(staging)
+    staging.mkdir(parents=True)
+    try:
         yield staging
         files = sorted(staging.iterdir(), key=lambda file: file.name == SEGMENTATION_FILE)
         for file in files:
@@ -360,3 +362,5 @@ def staged(folder: Path) -> Iterator[Path]:
         (folder / SEGMENTATION_FILE).unlink(missing_ok=True)
         for file in files:
             file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(staging)
