@@ -30,6 +30,16 @@ def pytest_configure(config):
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Tests of a file stay in one process, and all that start processes of their own in one, begun first."""
+    items.sort(key=lambda item: item.get_closest_marker("engines") is None)
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            group = "engines" if item.get_closest_marker("engines") else item.path.name
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_runtest_setup():
     """Python sockets stay shut in every test."""
     disable_socket(allow_unix_socket=True)
