@@ -43,7 +43,7 @@ def folders(tmp_path):
 
 
 def test_every_run_and_stage_has_a_row_and_what_nobody_measured_has_no_column(folders):
-    scores, by_size = overview(read_runs(folders))[SPLIT]
+    scores, by_size = overview(read_runs(folders))[SPLIT].values()
     a, b = (folder.as_posix() for folder in folders)
     assert [row[:2] for row in scores[1:]] == [[a, "coarse"], [a, "refined"], [b, "coarse"]]
     column = {name: [row[place] for row in scores[1:]] for place, name in enumerate(scores[0])}
@@ -66,7 +66,7 @@ def test_every_run_and_stage_has_a_row_and_what_nobody_measured_has_no_column(fo
 
 
 def test_another_definition_brings_its_own_metrics(folders):
-    scores, _ = overview(read_runs(folders), find_definition("lavt"))[SPLIT]
+    scores, _ = overview(read_runs(folders), find_definition("lavt"))[SPLIT].values()
     assert "mIoU" in scores[0] and "gIoU" not in scores[0]
 
 

@@ -13,7 +13,10 @@ from llava.data.refshapes.split import render
 from llava.data.refshapes.write import write_refshapes
 from llava.data.rle import decode_rle, encode_mask
 from llava.eval.benchmarks import BENCHMARKS
+from llava.eval.compare import main as compare
+from llava.eval.compare import read_runs
 from llava.eval.loop import evaluate
+from llava.eval.overview import overview
 from llava.eval.report import write_report
 from llava.eval.semantic import CLASS_SETS, class_question, class_set, label_masks, layered, read_maps
 from llava.eval.semantic_scores import RULES, match_label, score_maps
@@ -276,6 +279,12 @@ def test_a_map_runs_from_question_to_report_with_refined_masks(shapes, tmp_path)
     assert "Labels of the answers that name no class" in (tmp_path / "run/report.html").read_text()
     again = write_report(tmp_path / "run")
     assert again["maps"] == results["maps"]
+    run = tmp_path / "run"
+    table = overview(read_runs([run]))["refshapes|unc|val"]["maps of classes, percent"]
+    mean = results["maps"]["refshapes|unc|val"]["scores"]["refined"][RULES[0].name]["mIoU"]
+    assert [run.as_posix(), "refined", RULES[0].name, f"{100 * mean:.2f}"] in [row[:4] for row in table]
+    with pytest.raises(SystemExit, match=r"hold maps of classes, .* llava\.eval\.overview prints their mean"):
+        compare([str(run), str(run), "--out", str(tmp_path / "compared")])
 
 
 def test_an_answer_without_a_single_label_is_scored_too(shapes, tmp_path):

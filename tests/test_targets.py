@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from eval_fakes import SETTINGS
 
 from llava.codec.boxwise import block_of, write_block
 from llava.data.rle import encode_mask
+from llava.eval.benchmarks import BENCHMARKS
+from llava.eval.compare import Run
+from llava.eval.overview import overview
 from llava.eval.predictions import Record
 from llava.eval.targets import pair_masks, parts_of, score_targets
 
@@ -103,3 +107,16 @@ def test_every_pair_counts_once_whatever_its_question():
 def test_the_union_alone_stands_for_a_question_of_one_target():
     one = replace(record(TWO_LABELS, [columns(0, 1)]), targets=())
     assert score_targets([one], LINE)["muse|val"]["coarse"]["gIoU"] == pytest.approx(0.5)
+
+
+def test_runs_stand_side_by_side_target_by_target():
+    settings = replace(LINE, options=LINE.options | {"benchmark": BENCHMARKS["muse"].settings()})
+    both = [columns(0, 1), columns(4, 5, 6, 7)]
+    one = TWO_LABELS.replace("pot", "others")
+    runs = [Run(Path(name), settings, [record(text, both)]) for name, text in (("a", TWO_LABELS), ("b", one))]
+    told = overview(runs)["muse|val"]["target by target, percent"]
+    assert told[0] == ["run", "stage", "targets", "found", "cIoU", "gIoU"]
+    assert told[1:] == [
+        ["a", "coarse", "2", "2", "100.0", "100.0"],
+        ["b", "coarse", "2", "1", "33.3", "50.0"],
+    ]

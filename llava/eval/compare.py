@@ -139,7 +139,16 @@ def compare_runs(
 def write_comparison(
     run_a: Run, run_b: Run, out: Path, *, options: argparse.Namespace, definitions: Sequence[Definition]
 ) -> str:
-    """Compare, write everything into `out`, and return what a terminal shows."""
+    """Compare, write everything into `out`, and return what a terminal shows.
+
+    Raises:
+        ValueError: the answers are maps of classes.
+    """
+    if any(record.regions for run in (run_a, run_b) for record in run.records):
+        raise ValueError(
+            f"{run_a.folder} and {run_b.folder} hold maps of classes, whose scores belong to no single "
+            "answer; python -m llava.eval.overview prints their mean IoU side by side"
+        )
     kind = {"stage": options.stage, "draws": options.draws, "seed": options.seed}
     told = {rules.name: compare_runs(run_a, run_b, rules=rules, **kind) for rules in definitions}
     compared = {name: metrics for name, (metrics, _) in told.items()}

@@ -2,28 +2,36 @@
 
     python -m llava.eval.overview results/rows_16 results/rows_32 results/bricks_32
 
-Prints two markdown tables for each split: scores of every run and stage, and gIoU by size of the target.
-Tokens and passes are means per answer; boxes are those of the masks against the annotated ones (definition
-`rec`) and, where answers write a box themselves, that one (`rec:box=written`). No model is needed. For two
-runs, `llava.eval.compare` says how sure a difference is.
+Prints markdown tables for each split: scores of every run and stage, and gIoU by size of the target. Tokens
+and passes are means per answer; boxes are those of the masks against the annotated ones (definition `rec`)
+and, where answers write a box themselves, that one (`rec:box=written`). Questions about several targets are
+also scored target by target; maps of classes have their mean IoU instead. No model is needed. For two runs,
+`llava.eval.compare` says how sure a difference is.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from llava.eval.benchmarks import benchmark_of
 from llava.eval.breakdown import LARGEST, SIZES, size_of
 from llava.eval.compare import Run, read_runs
 from llava.eval.definitions import DEFINITIONS, MAIN, PRECISIONS, Definition, find_definition
 from llava.eval.predictions import Record
 from llava.eval.scoring import StageOverlaps, add_up, count_under, percent
+from llava.eval.semantic_scores import score_maps
+from llava.eval.tables import MAP_METRICS
+from llava.eval.targets import score_targets
 
 COSTS = ("tokens", "passes")
 BOXES = tuple(find_definition(name) for name in ("rec", "rec:box=written"))
 BOX = "box_acc"
+IOUS = ("cIoU", "gIoU")
 NOTHING = "–"
 
 Answers = Sequence[tuple[Record, StageOverlaps]]
@@ -31,8 +39,8 @@ Table = list[list[str]]
 """A header and rows of cells."""
 
 
-def overview(runs: Sequence[Run], rules: Definition = MAIN) -> dict[str, tuple[Table, Table]]:
-    """For each split, the table of scores and that of mean IoU by size of the target.
+def overview(runs: Sequence[Run], rules: Definition = MAIN) -> dict[str, dict[str, Table]]:
+    """For each split, its tables by their titles.
 
     Args:
         runs: finished runs over the same samples, see `read_runs`.
@@ -45,26 +53,60 @@ def overview(runs: Sequence[Run], rules: Definition = MAIN) -> dict[str, tuple[T
         raise ValueError(
             f"definition {rules.name}: has no mean IoU of single answers; take for example {MAIN.name}"
         )
-    counted = [list(zip(*count_under(run.records, run.settings, rules), strict=True)) for run in runs]
     splits = dict.fromkeys(record.split for record in runs[0].records)
-    return {
-        split: _tables(
-            {
-                _name(run): [pair for pair in answers if pair[0].split == split]
-                for run, answers in zip(runs, counted, strict=True)
-            },
-            rules,
-        )
-        for split in splits
+    return {split: _tables([_of_split(run, split) for run in runs], rules) for split in splits}
+
+
+def _of_split(run: Run, split: str) -> Run:
+    return replace(run, records=[record for record in run.records if record.split == split])
+
+
+def _tables(runs: Sequence[Run], rules: Definition) -> dict[str, Table]:
+    """Tables of runs of one split."""
+    maps = [score_maps(run.records) for run in runs]
+    if all(maps):
+        return {"maps of classes, percent": _map_table(runs, maps)}
+    scores, by_size = _mask_tables(runs, rules)
+    tables = {
+        f"{rules.name}, percent": scores,
+        "mean IoU by size of the target, part of the image": by_size,
     }
+    benchmark = benchmark_of(runs[0].settings.options)
+    if benchmark and benchmark.by_target:
+        tables["target by target, percent"] = _target_table(runs)
+    return tables
+
+
+def _map_table(runs: Sequence[Run], maps: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        [_name(run), stage, rules, *(percent(found[name], 2) for name in MAP_METRICS)]
+        for run, splits in zip(runs, maps, strict=True)
+        for told in splits.values()
+        for stage, by_rules in told["scores"].items()
+        for rules, found in by_rules.items()
+    ]
+    return [["run", "stage", "definition", *MAP_METRICS], *rows]
+
+
+def _target_table(runs: Sequence[Run]) -> Table:
+    rows = [
+        [_name(run), stage, str(found["targets"]), str(found["found"]), *map(percent, map(found.get, IOUS))]
+        for run in runs
+        for stages in score_targets(run.records, run.settings).values()
+        for stage, found in stages.items()
+    ]
+    return [["run", "stage", "targets", "found", *IOUS], *rows]
 
 
 def _name(run: Run) -> str:
     return run.folder.as_posix()
 
 
-def _tables(answers: dict[str, Answers], rules: Definition) -> tuple[Table, Table]:
-    """Tables of one split, of the answers of each run."""
+def _mask_tables(runs: Sequence[Run], rules: Definition) -> tuple[Table, Table]:
+    """Scores of each run and stage, and their mean IoU by size of the target."""
+    answers = {
+        _name(run): list(zip(*count_under(run.records, run.settings, rules), strict=True)) for run in runs
+    }
     first = next(iter(answers.values()))
     sizes = [name for name in (*(name for _, name in SIZES), LARGEST) if any(_of_size(first, name))]
     shown = [name for name in rules.reports if name not in PRECISIONS]
@@ -135,9 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told = overview(read_runs(options.runs, shared=options.shared), rules)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
-    for split, (scores, by_size) in told.items():
-        sys.stdout.write(f"{split}, {rules.name}, percent\n\n{markdown(scores)}\n\n")
-        sys.stdout.write(f"mean IoU by size of the target, part of the image\n\n{markdown(by_size)}\n\n")
+    for split, tables in told.items():
+        for title, table in tables.items():
+            sys.stdout.write(f"{split}, {title}\n\n{markdown(table)}\n\n")
 
 
 if __name__ == "__main__":
