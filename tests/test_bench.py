@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "scripts" / "bench"))
 
 import builder  # noqa: E402
 import codec_ceiling  # noqa: E402
+from command import command  # noqa: E402
 from masks import load_objects  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -122,3 +123,8 @@ def test_the_builder_measurement_prints_a_row_for_each_start_and_each_number_of_
         "stored RLE",
     ]
     assert [row["of linear"] for row in rows(processes)] == ["100 %"]
+
+
+def test_a_wrong_folder_ends_a_measurement_with_a_sentence(tmp_path):
+    with pytest.raises(SystemExit, match=rf"error: .*{tmp_path.name}"):
+        command(lambda: codec_ceiling.main([str(tmp_path)]))

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from codec_ceiling import LONG, CountTokens, Row, overlap
+from command import command
 from masks import AnnotatedObject, load_objects
 from tqdm import tqdm
 
@@ -288,4 +289,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command import command
 from masks import AnnotatedObject, load_objects
 from numpy.typing import NDArray
 from PIL import Image
@@ -205,4 +206,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from command import command
 from masks import AnnotatedObject, load_objects
 from tokenizers import Tokenizer
 from tqdm import tqdm
@@ -182,4 +183,4 @@ def _characters(texts: list[str]) -> list[int]:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

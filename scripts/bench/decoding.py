@@ -32,6 +32,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from command import command
 from replay import lookup_passes, read_splits, spread
 from scripted import SIZES, Script, scripted
 from tqdm import tqdm
@@ -316,4 +317,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from command import command
 from PIL import Image
 from tqdm import tqdm
 from transformers import GenerationConfig
@@ -389,4 +390,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -18,6 +18,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from command import command
 from decoding import clock
 from scripted import SIZES, random_llava
 from transformers import DynamicCache
@@ -89,4 +90,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from command import command
 from tqdm import tqdm
 
 from llava.codec import clean_label, encode, mask_answer, rle_to_grid
@@ -286,4 +287,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)
